@@ -1,0 +1,7 @@
+// The tests cover the logic only (src/features, src/api): plain TypeScript that imports nothing of React Native.
+module.exports = {
+  testEnvironment: 'node',
+  testMatch: ['<rootDir>/src/**/*.test.ts'],
+  transform: { '\\.tsx?$': ['babel-jest', { presets: ['babel-preset-expo'], caller: { name: 'metro', platform: 'web' } }] },
+  moduleNameMapper: { '^@/(.*)$': '<rootDir>/src/$1' },
+};
