@@ -1,0 +1,64 @@
+//! What a person can notice: one row each, read by every live stream.
+//! Never: secrets, prompts of others, or anything a stream's reader may not see.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::id::{BotId, ConversationId, RunId};
+
+/// The kinds of events. The word is part of the API (`GET /api/events`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    #[serde(rename = "bot.created")]
+    BotCreated,
+    /// Status, phase, steps or reason changed: read the bot again.
+    #[serde(rename = "bot.changed")]
+    BotChanged,
+    #[serde(rename = "bot.running")]
+    BotRunning,
+    #[serde(rename = "bot.applied")]
+    BotApplied,
+    #[serde(rename = "bot.deleted")]
+    BotDeleted,
+    #[serde(rename = "plan.changed")]
+    PlanChanged,
+    #[serde(rename = "cap.changed")]
+    CapChanged,
+    #[serde(rename = "conversation.changed")]
+    ConversationChanged,
+    /// A model call was settled outside a chat turn.
+    #[serde(rename = "usage")]
+    Usage,
+    /// A finished frame of a chat (it has a `seq`).
+    #[serde(rename = "chat")]
+    Chat,
+}
+
+impl EventKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BotCreated => "bot.created",
+            Self::BotChanged => "bot.changed",
+            Self::BotRunning => "bot.running",
+            Self::BotApplied => "bot.applied",
+            Self::BotDeleted => "bot.deleted",
+            Self::PlanChanged => "plan.changed",
+            Self::CapChanged => "cap.changed",
+            Self::ConversationChanged => "conversation.changed",
+            Self::Usage => "usage",
+            Self::Chat => "chat",
+        }
+    }
+}
+
+/// An event about to be written. The row's id (per user) and `seq` (per bot, chat only) are given by the database.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub kind: EventKind,
+    pub bot: Option<BotId>,
+    pub conversation: Option<ConversationId>,
+    pub run: Option<RunId>,
+    /// For `Chat`: the browser's frame without `seq` and `at`. For the others: what changed, as ids and words.
+    pub body: Value,
+}
