@@ -6,6 +6,8 @@ pub mod event;
 mod listen;
 mod migrate;
 mod seal;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use sqlx::{ConnectOptions, Connection};
 
 use crate::{Result, StoreError};
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+pub(crate) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Runs what is missing, under the migrator's own advisory lock, then lets the connecting role take both of our roles.
 pub(crate) async fn run(url: &SecretString) -> Result<()> {
