@@ -1,0 +1,28 @@
+import { awayWord, faceOf, overallMs, timeline } from './face';
+
+const bot = (status: 'provisioning' | 'running' | 'stopped' | 'error', phase: string = status) => ({ status, phase, applied_revision: null });
+
+test('each state has its page', () => {
+  const table = [
+    [bot('provisioning', 'awaiting_plan'), false, 'plan'],
+    [bot('provisioning'), false, 'starting'],
+    [bot('provisioning'), true, 'chat'],
+    [bot('error'), false, 'failed'],
+    [bot('error'), true, 'chat'],
+    [bot('running'), false, 'chat'],
+    [bot('stopped'), false, 'chat'],
+  ] as const;
+  for (const [state, was, face] of table) expect(faceOf(state, was)).toBe(face);
+  expect(awayWord({ status: 'running', reason: null, bot_name: 'Pip' })).toBeNull();
+  expect(awayWord({ status: 'error', reason: 'No room left.', bot_name: 'Pip' })).toBe('No room left.');
+});
+
+test('the timeline counts what ended, what runs and what is late', () => {
+  const at = (second: number) => new Date(second * 1000).toISOString();
+  const step = (name: string, start: number, end: number | null) =>
+    ({ name, sentence: name, started_at: at(start), deadline_at: at(start + 10), ended_at: end === null ? null : at(end), outcome: end === null ? null : ('done' as const) });
+  const steps = [step('a', 0, 2), step('b', 2, null)];
+  expect(timeline(steps, 7_000).map((row) => [row.state, row.elapsedMs])).toEqual([['done', 2000], ['now', 5000]]);
+  expect(timeline(steps, 13_000)[1]!.state).toBe('late');
+  expect([overallMs(steps, 7_000), overallMs([], 7_000)]).toEqual([7000, 0]);
+});

@@ -1,0 +1,46 @@
+// Which page a bot asks for, and what its timeline says about time.
+// Never: a guess about progress; only what the steps carry.
+
+import type { Bot, Step } from '../../api/types';
+
+export type Face = 'plan' | 'starting' | 'failed' | 'chat';
+
+/** `wasRunning`: it was seen running since the page was opened; then the chat stays, with a banner. */
+export function faceOf(bot: Pick<Bot, 'status' | 'phase' | 'applied_revision'>, wasRunning: boolean): Face {
+  if (bot.phase === 'awaiting_plan') return 'plan';
+  if (bot.status === 'running' || bot.status === 'stopped' || wasRunning) return 'chat';
+  return bot.status === 'error' ? 'failed' : 'starting';
+}
+
+/** What the banner above the chat says while the bot cannot answer, or null. */
+export function awayWord(bot: Pick<Bot, 'status' | 'reason' | 'bot_name'>): string | null {
+  if (bot.status === 'running') return null;
+  if (bot.status === 'provisioning') return `${bot.bot_name} is restarting. What you write waits and is answered then.`;
+  if (bot.status === 'error') return bot.reason ?? `${bot.bot_name} did not come up.`;
+  return bot.reason ?? `${bot.bot_name} is stopped.`;
+}
+
+export interface TimelineRow {
+  key: string;
+  sentence: string;
+  state: 'done' | 'failed' | 'now' | 'late';
+  elapsedMs: number;
+}
+
+export function timeline(steps: readonly Step[], nowMs: number): TimelineRow[] {
+  return steps.map((step, index) => {
+    const started = Date.parse(step.started_at);
+    const ended = step.ended_at ? Date.parse(step.ended_at) : null;
+    const late = ended === null && nowMs > Date.parse(step.deadline_at);
+    const state = step.outcome ?? (ended !== null ? 'done' : late ? 'late' : 'now');
+    return { key: `${index}-${step.name}`, sentence: step.sentence, state, elapsedMs: Math.max(0, (ended ?? nowMs) - started) };
+  });
+}
+
+/** From the first start to the last end, or to now. */
+export function overallMs(steps: readonly Step[], nowMs: number): number {
+  if (!steps.length) return 0;
+  const first = Math.min(...steps.map((step) => Date.parse(step.started_at)));
+  const ends = steps.map((step) => (step.ended_at ? Date.parse(step.ended_at) : nowMs));
+  return Math.max(0, Math.max(...ends) - first);
+}
