@@ -15,6 +15,13 @@ grant usage on schema molt to molt_tenant, molt_system;
 create function molt.caller() returns uuid language sql stable parallel safe
   as $$ select nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', '')::uuid $$;
 
+-- One row that tells this database from every other: what lies on a disk belongs to the database that wrote it down.
+create table molt.installation (
+  id uuid primary key default gen_random_uuid(),
+  only_one boolean not null default true constraint installation_only_one unique check (only_one)
+);
+insert into molt.installation default values;
+
 create table molt.users (
   id uuid primary key,
   issuer text not null,
@@ -129,7 +136,10 @@ create table molt.bots (
   updated_at timestamptz not null default now()
 );
 create index bots_user on molt.bots (user_id);
-create index bots_due on molt.bots (due_at) where due_at is not null;
+-- a claim empties due_at and sets leased_until, so that a wake-up in the middle of the work is seen at its end
+create index bots_due on molt.bots (coalesce(leased_until, due_at)) where coalesce(leased_until, due_at) is not null;
+-- where each cell has a system user of its own, no two bots ever share one
+create unique index bots_cell_uid on molt.bots ((cell ->> 'uid')) where cell ? 'uid';
 
 -- The timeline of a bot's life that its owner sees.
 create table molt.bot_steps (
