@@ -36,6 +36,8 @@ create table molt.users (
   event_id bigint not null default 0,
   -- what the books call this person after they are erased
   book_key uuid not null default gen_random_uuid(),
+  -- set: the person is being erased; the row goes once the last of their bots is gone
+  erase_requested_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint users_identity unique (issuer, subject)
@@ -244,12 +246,16 @@ create table molt.conversations (
   bot_id text not null references molt.bots on delete cascade,
   id text not null,
   user_id uuid not null references molt.users on delete cascade,
+  -- empty until a first message or a person gives it one
   title text not null,
   archived_at timestamptz,
+  -- its messages are gone; the row stays until the cell has forgotten it too
+  deleted_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   primary key (bot_id, id)
 );
+create index conversations_deleted on molt.conversations (bot_id) where deleted_at is not null;
 
 -- One chat turn. (bot_id, client_id) makes a message that is sent twice one message; run_id is known before the first try.
 create table molt.runs (
@@ -375,5 +381,7 @@ grant select, insert on molt.checkouts to molt_tenant;
 grant select, insert on molt.runs to molt_tenant;
 grant update (abort_requested_at) on molt.runs to molt_tenant;
 grant insert on molt.events to molt_tenant;
+-- a person may delete a conversation, which takes its messages and runs with it
+grant delete on molt.events, molt.runs to molt_tenant;
 grant insert on molt.chat_tickets to molt_tenant;
 grant insert on molt.outbox to molt_tenant;

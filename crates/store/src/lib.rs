@@ -4,8 +4,11 @@
 
 pub mod event;
 mod listen;
+pub mod local;
 mod migrate;
 mod seal;
+pub mod sessions;
+pub mod users;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

@@ -1,0 +1,117 @@
+//! What a handler takes from a request, with every refusal as a `Problem` that says what to do.
+//! Never: axum's own extractors in a handler, because their refusals are plain text.
+
+use std::str::FromStr;
+
+use axum::extract::rejection::{BytesRejection, JsonRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use http::header::IF_MATCH;
+use http::request::Parts;
+use molt_model::BotId;
+use serde::de::DeserializeOwned;
+
+use crate::problem::{Code, Problem, sentence};
+
+/// A JSON body of a given shape; as an answer, the same as axum's.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match axum::Json::<T>::from_request(request, state).await {
+            Ok(axum::Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(refuse_body(&rejection)),
+        }
+    }
+}
+
+fn refuse_body(rejection: &JsonRejection) -> Problem {
+    match rejection {
+        JsonRejection::JsonDataError(error) => {
+            let text = error.body_text();
+            let fault = text.rsplit_once("target type: ").map_or(text.as_str(), |(_, fault)| fault);
+            Problem::new(Code::InvalidBody, format!("Send the fields that this address takes: {fault}."))
+        }
+        JsonRejection::JsonSyntaxError(_) => {
+            Problem::new(Code::InvalidJson, "Send one JSON object as the body, and nothing after it.")
+        }
+        JsonRejection::MissingJsonContentType(_) => {
+            Problem::new(Code::UnsupportedMediaType, "Send JSON with the header Content-Type: application/json.")
+        }
+        JsonRejection::BytesRejection(error) => refuse_bytes(error),
+        _ => Problem::new(Code::InvalidJson, "Send one JSON object as the body."),
+    }
+}
+
+fn refuse_bytes(rejection: &BytesRejection) -> Problem {
+    if rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE {
+        let limit = crate::middleware::BODY_BYTES_MAX;
+        return Problem::new(Code::BodyTooLarge, format!("Send a body of at most {limit} bytes."));
+    }
+    Problem::new(Code::InvalidJson, "The body did not arrive whole; send it again.")
+}
+
+/// The query string as a given shape.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Query::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Query(query)) => Ok(Self(query)),
+            Err(rejection) => {
+                let text = rejection.body_text();
+                let fault = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, fault)| fault);
+                Err(Problem::new(Code::InvalidQuery, format!("Correct the query: {fault}.")))
+            }
+        }
+    }
+}
+
+/// One or more parts of the path, as text. What isn't UTF-8 is no address of ours.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(path)) => Ok(Self(path)),
+            Err(_) => Err(Problem::new(Code::RouteNotFound, "Nothing is at this address; see /api/docs.")),
+        }
+    }
+}
+
+/// `{id}` of `/api/bots/{id}/…`. A text that can't be a bot's id names no bot of the caller's, so it is "not found" too.
+pub(crate) struct BotPath(pub(crate) BotId);
+
+impl<S: Send + Sync> FromRequestParts<S> for BotPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(names) = Path::<std::collections::HashMap<String, String>>::from_request_parts(parts, state).await?;
+        let id = names.get("id").ok_or_else(Problem::bot_not_found)?;
+        BotId::from_str(id).map(Self).map_err(|_| Problem::bot_not_found())
+    }
+}
+
+/// The revision that the caller has seen, from `If-Match: 7` or `If-Match: "7"`.
+pub(crate) struct IfMatch(pub(crate) i64);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get(IF_MATCH) else {
+            let detail = "Say which revision you have seen: send its number in the header If-Match.";
+            return Err(Problem::new(Code::RevisionRequired, detail));
+        };
+        let text = value.to_str().unwrap_or_default().trim();
+        let number = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+        number.parse().map(Self).map_err(|_| {
+            Problem::new(Code::InvalidHeader, sentence("send the revision in If-Match as a number, such as \"7\""))
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! What surrounds every request: limits, security headers, and answers for addresses that don't exist.
+//! Never: a rule about one route; that is the route's own.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use http::header::{ALLOW, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method};
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::problem::{Code, Problem};
+use crate::state::ApiState;
+
+/// The largest body that any route of this API needs is the settings of a bot, some kilobytes.
+pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Handlers only read and write rows; one that takes longer waits for a database that is in trouble.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Browsers ask again for permission after this long.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
+
+/// The app's own files only. Styles may be inline because the app's components set them so.
+const CONTENT_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+     connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'";
+
+/// Puts limits and headers around a router whose routes are complete.
+pub(crate) fn around(router: Router<ApiState>, state: &ApiState) -> Router<ApiState> {
+    router
+        .fallback(not_found)
+        .layer(from_fn(finish))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(cors(state))
+        .layer(CompressionLayer::new())
+        .layer(from_fn_with_state(state.clone(), headers))
+}
+
+async fn not_found() -> Problem {
+    Problem::new(Code::RouteNotFound, "Nothing is at this address; /api/docs lists what there is.")
+}
+
+/// Bounds the time until an answer begins, and turns axum's bare 405 into a Problem.
+async fn finish(request: Request, next: Next) -> Response {
+    let Ok(response) = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await else {
+        let detail = "The answer took too long; whatever was asked may still happen. Please try again.";
+        return Problem::new(Code::RequestTimeout, detail).retry_after_s(5).into_response();
+    };
+    if response.status() != http::StatusCode::METHOD_NOT_ALLOWED {
+        return response;
+    }
+    let allow = response.headers().get(ALLOW).cloned();
+    let methods = allow.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("another method");
+    let mut problem = Problem::new(Code::MethodNotAllowed, format!("This address takes {methods}."));
+    problem.allow = allow;
+    problem.into_response()
+}
+
+async fn headers(State(_): State<ApiState>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(CONTENT_POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// None by default, because the app is of the same origin; the origins that the operator named otherwise.
+fn cors(state: &ApiState) -> CorsLayer {
+    let origins = state.config.origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([http::header::AUTHORIZATION, http::header::CONTENT_TYPE, http::header::IF_MATCH])
+        .allow_credentials(true)
+        .max_age(PREFLIGHT_AGE)
+}

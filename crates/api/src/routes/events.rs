@@ -1,0 +1,10 @@
+//! The routes of events.
+//! Never: a row of somebody else.
+
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::state::ApiState;
+
+pub(crate) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+}
