@@ -3,14 +3,15 @@
 //! Never: business rules (they are in `model`), or an outside call while a transaction is open.
 
 pub mod event;
+pub mod fleet;
 mod listen;
 pub mod local;
 mod migrate;
 mod seal;
 pub mod sessions;
-pub mod users;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod users;
 
 use std::time::Duration;
 
