@@ -3,6 +3,7 @@
 //! Never: business rules (they are in `model`), or an outside call while a transaction is open.
 
 pub mod event;
+pub mod ghost;
 pub mod fleet;
 mod listen;
 pub mod local;
@@ -11,6 +12,7 @@ mod seal;
 pub mod sessions;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod usage;
 pub mod users;
 
 use std::time::Duration;

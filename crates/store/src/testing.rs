@@ -2,18 +2,18 @@
 //! Never: a connection that skips row-level security by accident. The store connects as `molt_app`, which owns nothing and
 //! may only act as `molt_tenant` or `molt_system`; what a test does as the owner it says by name.
 
+mod server;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow};
-use secrecy::{ExposeSecret, SecretString};
+use anyhow::Context;
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
 use crate::{SealKey, Store, migrate};
 
-/// Names a server whose user may create databases and roles. Unset: a private cluster under `target/` is started.
-const SERVER_VARIABLE: &str = "MOLT_TEST_DATABASE_URL";
 const APPLICATION_ROLE: &str = "molt_app";
 /// Only ever on a test server; needed where it asks for a password at all.
 const APPLICATION_PASSWORD: &str = "molt-app-in-tests";
@@ -89,7 +89,7 @@ impl Drop for TestDatabase {
 }
 
 async fn create() -> anyhow::Result<TestDatabase> {
-    let server = server().await?;
+    let server = server::options().await?;
     let mut connection = server.clone().connect().await.context("the test server doesn't answer")?;
     let template = template(&server, &mut connection).await?;
     let name = format!("molt_test_{}_{}", unix_seconds(), uuid::Uuid::new_v4().simple());
@@ -104,15 +104,6 @@ async fn create() -> anyhow::Result<TestDatabase> {
     let store = Store::connect(&url, seal.clone()).await?;
     let owner_url = SecretString::from(owner.to_url_lossy().to_string());
     Ok(TestDatabase { store, url, owner_url, seal, owner, server, name })
-}
-
-/// The server as its owner, in a database that always exists.
-async fn server() -> anyhow::Result<PgConnectOptions> {
-    let url = SecretString::from(
-        std::env::var(SERVER_VARIABLE).map_err(|_| anyhow!("set {SERVER_VARIABLE} to a Postgres for tests"))?,
-    );
-    let options: PgConnectOptions = url.expose_secret().parse().context("that is no Postgres address")?;
-    Ok(options.database("postgres").application_name("molt-test").disable_statement_logging())
 }
 
 /// The name of the migrated template for this schema; made once per server and schema. The rename comes last, so a
