@@ -1,0 +1,259 @@
+//! The books: one row per model call, written once by its request id, and sums of rows for people to read.
+//! Never: a row without the event that announces it, a row that changes, or a figure that isn't a sum of rows.
+
+use chrono::NaiveDate;
+use molt_model::usage::Estimate;
+use molt_model::{
+    BotId, ConversationId, Event, EventKind, KeyId, Nanos, PriceVersion, RequestId, RunId, Time, TokenUsage, UserId,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{Result, SystemTx, TenantTx, event};
+
+/// The surface of a chat completion: what the chat counts against the calls of a run.
+pub const SURFACE_CHAT: &str = "chat";
+pub const SURFACE_EMBEDDINGS: &str = "embeddings";
+
+/// The period in force at `$now` for the row `b` of `molt.billing` (all null: no plan yet): the subscription's own, or
+/// what follows it while its renewal is still on the way, or else the calendar month in UTC.
+macro_rules! period_sql {
+    ($now:literal) => {
+        concat!(
+            "select case when ",
+            $now,
+            " < b.current_period_end then b.current_period_start
+                         when ",
+            $now,
+            " < b.current_period_end + interval '1 month' then b.current_period_end
+                         else date_trunc('month', ",
+            $now,
+            "::timestamptz, 'UTC') end as period_start,
+                    case when ",
+            $now,
+            " < b.current_period_end then b.current_period_end
+                         when ",
+            $now,
+            " < b.current_period_end + interval '1 month' then b.current_period_end + interval '1 month'
+                         else date_trunc('month', ",
+            $now,
+            "::timestamptz, 'UTC') + interval '1 month' end as period_end"
+        )
+    };
+}
+pub(crate) use period_sql;
+
+/// One settled call, as the proxy's journal keeps it and the books take it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledCall {
+    pub id: RequestId,
+    pub user: UserId,
+    pub book_key: Uuid,
+    pub bot: Option<BotId>,
+    pub key: KeyId,
+    /// The trace id that the caller sent. A label: it counts only when it names a run of the same bot.
+    pub run: Option<RunId>,
+    pub provider: String,
+    /// `provider/model`.
+    pub model: String,
+    pub surface: String,
+    pub usage: TokenUsage,
+    pub cost_nanos: i64,
+    pub price_version: PriceVersion,
+    /// Why the figures aren't the provider's own.
+    pub estimate: Option<Estimate>,
+    pub first_byte_ms: Option<i64>,
+    pub duration_ms: i64,
+    pub at: Time,
+}
+
+/// Sums over a period.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UsageSummary {
+    pub tokens_in: i64,
+    pub tokens_out: i64,
+    pub cost: Nanos,
+    pub calls: i64,
+    /// Dearest first.
+    pub by_model: Vec<ModelUsage>,
+    /// Oldest first; days in UTC, days without calls left out.
+    pub by_day: Vec<DayUsage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelUsage {
+    pub model: String,
+    pub tokens_in: i64,
+    pub tokens_out: i64,
+    pub cost: Nanos,
+    pub calls: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DayUsage {
+    pub day: NaiveDate,
+    pub tokens_in: i64,
+    pub tokens_out: i64,
+    pub cost: Nanos,
+    pub calls: i64,
+}
+
+type SumRow<T> = (T, i64, i64, i64, i64);
+
+impl TenantTx {
+    /// The period that this person's cap and bill count in: `(start, end)`, end excluded.
+    pub async fn usage_period(&mut self, now: Time) -> Result<(Time, Time)> {
+        let sql = concat!(
+            "select p.period_start, p.period_end
+             from (select $1::uuid as user_id) u left join molt.billing b on b.user_id = u.user_id
+             cross join lateral (",
+            period_sql!("$2"),
+            ") p"
+        );
+        Ok(sqlx::query_as(sql).bind(self.user.0).bind(now).fetch_one(&mut *self.tx).await?)
+    }
+
+    /// What this person used from `start` (included) to `end` (excluded).
+    pub async fn usage_summary(&mut self, start: Time, end: Time) -> Result<UsageSummary> {
+        let by_model: Vec<SumRow<String>> = sqlx::query_as(
+            "select model, sum(tokens_in)::bigint, sum(tokens_out)::bigint, sum(cost_nanos)::bigint, count(*)
+             from molt.usage_logs where user_id = $1 and at >= $2 and at < $3 group by model order by 4 desc, 1",
+        )
+        .bind(self.user.0)
+        .bind(start)
+        .bind(end)
+        .fetch_all(&mut *self.tx)
+        .await?;
+        let by_day: Vec<SumRow<NaiveDate>> = sqlx::query_as(
+            "select (at at time zone 'UTC')::date, sum(tokens_in)::bigint, sum(tokens_out)::bigint,
+                    sum(cost_nanos)::bigint, count(*)
+             from molt.usage_logs where user_id = $1 and at >= $2 and at < $3 group by 1 order by 1",
+        )
+        .bind(self.user.0)
+        .bind(start)
+        .bind(end)
+        .fetch_all(&mut *self.tx)
+        .await?;
+        let model = |(model, tokens_in, tokens_out, cost, calls): SumRow<String>| ModelUsage {
+            model,
+            tokens_in,
+            tokens_out,
+            cost: Nanos(cost),
+            calls,
+        };
+        let day = |(day, tokens_in, tokens_out, cost, calls): SumRow<NaiveDate>| DayUsage {
+            day,
+            tokens_in,
+            tokens_out,
+            cost: Nanos(cost),
+            calls,
+        };
+        Ok(UsageSummary {
+            tokens_in: by_model.iter().map(|row| row.1).sum(),
+            tokens_out: by_model.iter().map(|row| row.2).sum(),
+            cost: by_model.iter().map(|row| Nanos(row.3)).sum(),
+            calls: by_model.iter().map(|row| row.4).sum(),
+            by_model: by_model.into_iter().map(model).collect(),
+            by_day: by_day.into_iter().map(day).collect(),
+        })
+    }
+}
+
+impl SystemTx {
+    /// Writes one call into the books and announces it, once: a request id that is there already changes nothing.
+    /// Returns whether the row is new. Safe to repeat.
+    ///
+    /// A call whose trace id is a run of the same bot that hasn't ended becomes a frame of its chat. All other calls are
+    /// announced as `usage`: nothing may follow the frame that ends a run.
+    pub async fn record_call(&mut self, call: &SettledCall, now: Time) -> Result<bool> {
+        // Locks in the order in which every writer of chat frames takes them: the bot, then (in `append`) the person.
+        if let Some(bot) = &call.bot {
+            let lock = "select 1 from molt.bots where id = $1 for no key update";
+            sqlx::query(lock).bind(bot.as_str()).execute(&mut *self.tx).await?;
+        }
+        let run = self.run_of(call).await?;
+        if !self.insert_usage(call, run.as_ref().map(|run| run.id)).await? {
+            return Ok(false);
+        }
+        let figures = json!({
+            "type": "usage",
+            "run_id": run.as_ref().map(|run| run.id),
+            "model": call.model,
+            "tokens_in": call.usage.input,
+            "tokens_out": call.usage.output,
+            "cost_usd": Nanos(call.cost_nanos),
+            "duration_ms": call.duration_ms,
+        });
+        let in_chat = run.as_ref().is_some_and(|run| !run.ended) && call.surface == SURFACE_CHAT;
+        let event = Event {
+            kind: if in_chat { EventKind::Chat } else { EventKind::Usage },
+            bot: call.bot.clone(),
+            conversation: run.as_ref().and_then(|run| run.conversation.clone()),
+            run: run.as_ref().map(|run| RunId(run.id)),
+            body: figures,
+        };
+        event::append(&mut self.tx, call.user, &event, None, now).await?;
+        Ok(true)
+    }
+
+    /// Calls of the chat surface that the books know of this run.
+    pub async fn usage_count_of_run(&mut self, run: RunId) -> Result<i64> {
+        let sql = "select count(*) from molt.usage_logs where run_id = $1 and surface = $2";
+        Ok(sqlx::query_scalar(sql).bind(run.0).bind(SURFACE_CHAT).fetch_one(&mut *self.tx).await?)
+    }
+
+    async fn run_of(&mut self, call: &SettledCall) -> Result<Option<Run>> {
+        let (Some(run), Some(bot)) = (call.run, &call.bot) else { return Ok(None) };
+        let row: Option<(Uuid, String, bool)> = sqlx::query_as(
+            "select id, conversation, state in ('finished', 'failed', 'aborted') from molt.runs
+             where id = $1 and bot_id = $2",
+        )
+        .bind(run.0)
+        .bind(bot.as_str())
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        Ok(row.map(|(id, conversation, ended)| Run { id, conversation: conversation.parse().ok(), ended }))
+    }
+
+    /// `false`: the row was there. The person may be gone meanwhile; the row stays under `book_key`.
+    async fn insert_usage(&mut self, call: &SettledCall, run: Option<Uuid>) -> Result<bool> {
+        let done = sqlx::query(
+            "insert into molt.usage_logs (id, user_id, book_key, bot_id, key_id, run_id, provider, model, surface, tokens_in,
+               tokens_out, tokens_cache_read, tokens_cache_write, tokens_reasoning, cost_nanos, price_version, estimate,
+               first_byte_ms, duration_ms, at)
+             values ($1, (select id from molt.users where id = $2), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+               $16, $17, $18, $19, $20)
+             on conflict (id) do nothing",
+        )
+        .bind(call.id.0)
+        .bind(call.user.0)
+        .bind(call.book_key)
+        .bind(call.bot.as_ref().map(BotId::as_str))
+        .bind(call.key.0)
+        .bind(run)
+        .bind(&call.provider)
+        .bind(&call.model)
+        .bind(&call.surface)
+        .bind(call.usage.input)
+        .bind(call.usage.output)
+        .bind(call.usage.cache_read)
+        .bind(call.usage.cache_write)
+        .bind(call.usage.reasoning)
+        .bind(call.cost_nanos)
+        .bind(&call.price_version.0)
+        .bind(call.estimate.map(Estimate::as_str))
+        .bind(call.first_byte_ms)
+        .bind(call.duration_ms)
+        .bind(call.at)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+struct Run {
+    id: Uuid,
+    conversation: Option<ConversationId>,
+    ended: bool,
+}
