@@ -5,6 +5,7 @@
 mod client;
 mod connect;
 mod error;
+pub mod leftovers;
 mod render;
 mod stream;
 mod wire;
