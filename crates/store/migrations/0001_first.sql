@@ -359,22 +359,23 @@ end $$;
 
 create policy own on molt.users to molt_tenant using (id = molt.caller()) with check (id = molt.caller());
 do $$ declare t text; begin
-  foreach t in array array['billing', 'bots', 'bot_steps', 'bot_skills', 'ghost_keys', 'usage_logs', 'usage_aggregates',
+  foreach t in array array['sessions', 'billing', 'bots', 'bot_steps', 'bot_skills', 'ghost_keys', 'usage_logs', 'usage_aggregates',
                            'checkouts', 'conversations', 'runs', 'chat_tickets', 'events', 'outbox'] loop
     execute format('create policy own on molt.%I to molt_tenant using (user_id = molt.caller()) with check (user_id = molt.caller())', t);
   end loop;
 end $$;
 
 -- What a request may read and write, column by column where it matters: tenants state intent, loops state facts.
-grant select (id, issuer, subject, email, name, timezone, role, cap_nanos, event_id, created_at, updated_at) on molt.users to molt_tenant;
-grant update (name, timezone, cap_nanos, event_id, updated_at) on molt.users to molt_tenant;
-grant delete on molt.users to molt_tenant;
+grant select (id, issuer, subject, email, name, timezone, role, cap_nanos, event_id, erase_requested_at, created_at,
+              updated_at) on molt.users to molt_tenant;
+grant update (name, timezone, cap_nanos, event_id, erase_requested_at, updated_at) on molt.users to molt_tenant;
+grant select (user_id, revoked_at), update (revoked_at) on molt.sessions to molt_tenant;
 grant select on molt.billing, molt.usage_logs, molt.usage_aggregates, molt.events, molt.bot_steps to molt_tenant;
 grant select (id, user_id, bot_id, label, cap_nanos, created_at, revoked_at) on molt.ghost_keys to molt_tenant;
 grant select (id, user_id, bot_name, vertical, settings, revision, applied_revision, intent, intent_reason, generation, observed,
               observed_generation, phase, reason, host, gateway_url, running_since, due_at, chat_seq, created_at, updated_at)
   on molt.bots to molt_tenant;
-grant insert (id, user_id, bot_name, vertical, settings, intent, phase, due_at) on molt.bots to molt_tenant;
+grant insert (id, user_id, bot_name, vertical, settings, intent, phase, due_at, created_at, updated_at) on molt.bots to molt_tenant;
 grant update (bot_name, settings, revision, intent, intent_reason, generation, due_at, attempts, chat_seq, updated_at) on molt.bots to molt_tenant;
 grant select, insert, update, delete on molt.bot_skills, molt.conversations to molt_tenant;
 grant select, insert on molt.checkouts to molt_tenant;

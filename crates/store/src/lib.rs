@@ -2,12 +2,18 @@
 //! under row-level security, `SystemTx` sees all rows and is for loops.
 //! Never: business rules (they are in `model`), or an outside call while a transaction is open.
 
+pub mod billing;
+pub mod bots;
+pub mod chat;
+pub mod conversations;
 pub mod event;
 pub mod ghost;
 pub mod fleet;
 mod listen;
 pub mod local;
+pub mod mail;
 mod migrate;
+pub mod outbox;
 mod seal;
 pub mod sessions;
 #[cfg(any(test, feature = "testing"))]

@@ -1,0 +1,230 @@
+//! Bots as their owner sees and wants them: rows of intent and settings.
+//! Never: write what was seen of a cell; that is the fleet's (`fleet.rs`).
+
+use chrono::{DateTime, Utc};
+use molt_model::bot::StepView;
+use molt_model::{BotId, Event, EventKind, Intent, Observed, Settings, Time, Vertical};
+use serde_json::{Value, json};
+
+use crate::{Channel, Result, StoreError, TenantTx};
+
+/// A bot, whole.
+#[derive(Clone, Debug)]
+pub struct Bot {
+    pub id: BotId,
+    pub vertical: Vertical,
+    pub settings: Settings,
+    pub revision: i64,
+    pub applied_revision: i64,
+    pub intent: Intent,
+    pub intent_reason: Option<String>,
+    pub observed: Observed,
+    pub phase: String,
+    pub reason: Option<String>,
+    /// The timeline, oldest line first.
+    pub steps: Vec<StepView>,
+    pub created_at: Time,
+    pub running_since: Option<Time>,
+}
+
+/// A bot about to be made.
+#[derive(Clone, Debug)]
+pub struct NewBot {
+    pub id: BotId,
+    pub vertical: Vertical,
+    pub settings: Settings,
+}
+
+/// What became of new settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    Done {
+        revision: i64,
+    },
+    /// Somebody wrote before; the newest revision is this one.
+    Stale {
+        revision: i64,
+    },
+    NotFound,
+}
+
+#[derive(sqlx::FromRow)]
+struct BotRow {
+    id: String,
+    vertical: String,
+    settings: Value,
+    revision: i64,
+    applied_revision: i64,
+    intent: String,
+    intent_reason: Option<String>,
+    observed: String,
+    phase: String,
+    reason: Option<String>,
+    created_at: DateTime<Utc>,
+    running_since: Option<DateTime<Utc>>,
+}
+
+#[derive(sqlx::FromRow)]
+struct StepRow {
+    bot_id: String,
+    name: String,
+    sentence: String,
+    started_at: DateTime<Utc>,
+    deadline_at: DateTime<Utc>,
+    ended_at: Option<DateTime<Utc>>,
+    outcome: Option<String>,
+}
+
+impl TenantTx {
+    /// Makes a bot, wanted running if a plan is in force and waiting for one otherwise. `None`: the person has
+    /// `count_max` already. Their row is locked until the transaction ends, so that two requests can't pass the limit
+    /// together, nor a plan slip by.
+    pub async fn insert_bot(&mut self, bot: &NewBot, count_max: i64, now: Time) -> Result<Option<Intent>> {
+        sqlx::query("select from molt.users where id = $1 for update").bind(self.user.0).execute(&mut *self.tx).await?;
+        let sql = "select count(*) from molt.bots where user_id = $1 and intent <> 'deleted'";
+        let count: i64 = sqlx::query_scalar(sql).bind(self.user.0).fetch_one(&mut *self.tx).await?;
+        if count >= count_max {
+            return Ok(None);
+        }
+        let in_force = self.billing().await?.is_some_and(|billing| billing.in_force());
+        let intent = if in_force { Intent::Running } else { Intent::AwaitingPlan };
+        let sql = "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, phase, due_at, created_at, updated_at)
+                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)";
+        sqlx::query(sql)
+            .bind(bot.id.as_str())
+            .bind(self.user.0)
+            .bind(&bot.settings.bot_name)
+            .bind(bot.vertical.as_str())
+            .bind(json_of(&bot.settings)?)
+            .bind(intent.as_str())
+            .bind(if in_force { "queued" } else { "awaiting_plan" })
+            .bind(in_force.then_some(now))
+            .bind(now)
+            .execute(&mut *self.tx)
+            .await?;
+        let body = json!({ "bot_name": bot.settings.bot_name, "intent": intent });
+        self.announce(&bot.id, EventKind::BotCreated, body, now).await?;
+        self.notify(&Channel::Fleet).await?;
+        Ok(Some(intent))
+    }
+
+    /// One bot of this person's, with its timeline.
+    pub async fn bot(&mut self, id: &BotId) -> Result<Option<Bot>> {
+        Ok(self.bots_where(Some(id)).await?.pop())
+    }
+
+    /// All bots of this person, oldest first, each with its timeline.
+    pub async fn bots(&mut self) -> Result<Vec<Bot>> {
+        self.bots_where(None).await
+    }
+
+    async fn bots_where(&mut self, id: Option<&BotId>) -> Result<Vec<Bot>> {
+        let sql = "select id, vertical, settings, revision, applied_revision, intent, intent_reason, observed, phase,
+                     reason, created_at, running_since
+                   from molt.bots where user_id = $1 and intent <> 'deleted' and ($2::text is null or id = $2)
+                   order by created_at, id";
+        let id = id.map(BotId::as_str);
+        let rows: Vec<BotRow> = sqlx::query_as(sql).bind(self.user.0).bind(id).fetch_all(&mut *self.tx).await?;
+        let sql = "select bot_id, name, sentence, started_at, deadline_at, ended_at, outcome from molt.bot_steps
+                   where user_id = $1 and ($2::text is null or bot_id = $2) order by bot_id, position";
+        let steps: Vec<StepRow> = sqlx::query_as(sql).bind(self.user.0).bind(id).fetch_all(&mut *self.tx).await?;
+        rows.into_iter().map(|row| bot_of(row, &steps)).collect()
+    }
+
+    /// Replaces the settings if `seen` is still the newest revision.
+    pub async fn write_settings(&mut self, id: &BotId, seen: i64, settings: &Settings, now: Time) -> Result<Written> {
+        let sql =
+            "update molt.bots set settings = $4, bot_name = $5, revision = revision + 1, due_at = $6, attempts = 0,
+                     updated_at = $6
+                   where id = $1 and user_id = $2 and revision = $3 and intent <> 'deleted' returning revision";
+        let written: Option<i64> = sqlx::query_scalar(sql)
+            .bind(id.as_str())
+            .bind(self.user.0)
+            .bind(seen)
+            .bind(json_of(settings)?)
+            .bind(&settings.bot_name)
+            .bind(now)
+            .fetch_optional(&mut *self.tx)
+            .await?;
+        let Some(revision) = written else {
+            let sql = "select revision from molt.bots where id = $1 and user_id = $2 and intent <> 'deleted'";
+            let query = sqlx::query_scalar(sql).bind(id.as_str()).bind(self.user.0);
+            let newest: Option<i64> = query.fetch_optional(&mut *self.tx).await?;
+            return Ok(newest.map_or(Written::NotFound, |revision| Written::Stale { revision }));
+        };
+        self.announce(id, EventKind::BotChanged, json!({ "revision": revision }), now).await?;
+        self.notify(&Channel::Fleet).await?;
+        Ok(Written::Done { revision })
+    }
+
+    /// Asks for a fresh start of a bot that is meant to run. `false`: it isn't meant to run, or isn't there.
+    pub async fn restart_bot(&mut self, id: &BotId, now: Time) -> Result<bool> {
+        let sql = "update molt.bots set generation = generation + 1, due_at = $3, attempts = 0, updated_at = $3
+                   where id = $1 and user_id = $2 and intent = 'running'";
+        let done = sqlx::query(sql).bind(id.as_str()).bind(self.user.0).bind(now).execute(&mut *self.tx).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        self.announce(id, EventKind::BotChanged, json!({ "restart": true }), now).await?;
+        self.notify(&Channel::Fleet).await?;
+        Ok(true)
+    }
+
+    /// Wants the bot gone with everything that belongs to it; nobody sees it from now on. `false`: it isn't there.
+    pub async fn delete_bot(&mut self, id: &BotId, now: Time) -> Result<bool> {
+        let sql = "update molt.bots set intent = 'deleted', due_at = $3, attempts = 0, updated_at = $3
+                   where id = $1 and user_id = $2 and intent <> 'deleted'";
+        let done = sqlx::query(sql).bind(id.as_str()).bind(self.user.0).bind(now).execute(&mut *self.tx).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        self.announce(id, EventKind::BotChanged, json!({ "intent": Intent::Deleted }), now).await?;
+        self.notify(&Channel::Fleet).await?;
+        self.notify(&Channel::Admission).await?;
+        Ok(true)
+    }
+
+    async fn announce(&mut self, bot: &BotId, kind: EventKind, body: Value, now: Time) -> Result<()> {
+        let event = Event { kind, bot: Some(bot.clone()), conversation: None, run: None, body };
+        self.append_event(&event, now).await?;
+        Ok(())
+    }
+}
+
+fn bot_of(row: BotRow, steps: &[StepRow]) -> Result<Bot> {
+    let steps = steps.iter().filter(|step| step.bot_id == row.id).map(step_of).collect::<Result<_>>()?;
+    Ok(Bot {
+        id: row.id.parse().map_err(unexpected)?,
+        vertical: row.vertical.parse().map_err(unexpected)?,
+        settings: serde_json::from_value(row.settings).map_err(unexpected)?,
+        revision: row.revision,
+        applied_revision: row.applied_revision,
+        intent: row.intent.parse().map_err(unexpected)?,
+        intent_reason: row.intent_reason,
+        observed: row.observed.parse().map_err(unexpected)?,
+        phase: row.phase,
+        reason: row.reason,
+        steps,
+        created_at: row.created_at,
+        running_since: row.running_since,
+    })
+}
+
+fn step_of(row: &StepRow) -> Result<StepView> {
+    Ok(StepView {
+        name: row.name.clone(),
+        sentence: row.sentence.clone(),
+        started_at: row.started_at,
+        deadline_at: row.deadline_at,
+        ended_at: row.ended_at,
+        outcome: row.outcome.as_deref().map(str::parse).transpose().map_err(unexpected)?,
+    })
+}
+
+fn json_of(settings: &Settings) -> Result<Value> {
+    serde_json::to_value(settings).map_err(unexpected)
+}
+
+fn unexpected(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Unexpected(error.into())
+}
