@@ -129,6 +129,7 @@ pub fn render(inputs: &RenderInputs) -> Value {
                     "primary": runtime_model(&inputs.default_model),
                     "fallbacks": inputs.fallback_model.iter().map(|id| runtime_model(id)).collect::<Vec<_>>(),
                 },
+                "workspace": "${MOLT_WORKSPACE}",
                 "skipBootstrap": true,
                 "userTimezone": inputs.timezone,
                 "heartbeat": { "every": "0m" },

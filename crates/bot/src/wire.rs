@@ -126,6 +126,8 @@ pub enum Reply {
     Accepted { run_id: RunId },
     /// The operation was not taken; nothing happened. `run_id` is there when the operation named one.
     Refused { run_id: Option<RunId>, error: Fault },
+    /// The conversation's session is deleted in the runtime.
+    Forgotten { conversation: ConversationId },
     /// The replay after `hello` is over; what follows is live. `cell_seq` is the newest finished frame's.
     CaughtUp { cell_seq: CellSeq },
 }

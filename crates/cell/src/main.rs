@@ -1,1 +1,107 @@
-fn main() {}
+//! Starts the cell: reads its environment once, hides it, takes the lock, opens the door, keeps the runtime alive.
+//! Never: start anything before the lock is held.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use chrono::Utc;
+use molt_cell::chat::Chat;
+use molt_cell::config::Config;
+use molt_cell::environment::Environment;
+use molt_cell::forward::Forwarder;
+use molt_cell::health::Board;
+use molt_cell::http::{Door, Listener, serve};
+use molt_cell::journal::Journal;
+use molt_cell::layout::Layout;
+use molt_cell::lock::{CellLock, LockError};
+use molt_cell::process::{HOLD_ARGUMENT, Keeper, hold, mark};
+use molt_cell::supervisor::Supervisor;
+use molt_cell::traces::Traces;
+use rustix::process::DumpableBehavior;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// Another cell holds the lock: a temporary failure to the host, which may try again (EX_TEMPFAIL).
+const EXIT_LOCKED: u8 = 75;
+/// The environment isn't valid; trying again doesn't help (EX_CONFIG).
+const EXIT_ENVIRONMENT: u8 = 78;
+/// Configurations that wait for the one before.
+const COMMANDS_MAX: usize = 16;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, parent, command @ ..] = arguments.as_slice()
+        && first == HOLD_ARGUMENT
+    {
+        let error = hold(parent, command);
+        eprintln!("molt-cell: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let environment = match Environment::read(|name| std::env::var(name).ok()) {
+        Ok(environment) => environment,
+        Err(error) => {
+            eprintln!("molt-cell: {error}");
+            return ExitCode::from(EXIT_ENVIRONMENT);
+        }
+    };
+    // From here on nobody but root can read this process's memory and environment through /proc.
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        eprintln!("molt-cell: can't protect its secrets: {error}");
+        return ExitCode::FAILURE;
+    }
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
+    match start(environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(LockError::Taken) = error.downcast_ref() {
+                eprintln!("molt-cell: {error}");
+                return ExitCode::from(EXIT_LOCKED);
+            }
+            tracing::error!(error = format!("{error:#}"), "the cell ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(environment: Environment) -> anyhow::Result<()> {
+    let layout = Layout::create(&environment.state_dir).context("make the state folder")?;
+    let _lock = CellLock::take(&layout.lock())?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start tokio")?;
+    runtime.block_on(live(environment, layout))
+}
+
+async fn live(environment: Environment, layout: Layout) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let listener = Listener::bind(&environment.listen).await?;
+    let board = Board::new(environment.bot_id.clone());
+    let traces = Traces::default();
+    let journal = Journal::open(&layout.journal(), Utc::now())?;
+    let (chat, mut chat_failed) = Chat::start(journal, traces.clone());
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let door = Door { token: environment.gateway_token, board: board.clone(), chat: chat.clone(), commands };
+    let mut door = tokio::spawn(serve(listener, door));
+
+    let mark = mark(environment.bot_id.as_str(), &environment.state_dir);
+    let forwarder_port = Forwarder::new(environment.proxy, environment.ghost_key, traces).start().await?;
+    let from_host = Config { revision: environment.revision, body: environment.config };
+    let config = Config::newest(&layout, from_host);
+    let (keeper, exits) = Keeper::start()?;
+    let command = environment.runtime_command;
+    let supervisor =
+        Supervisor { layout, board, chat, keeper, exits, commands: inbox, command, forwarder_port, mark, config };
+    let (stop, stopped) = watch::channel(false);
+    let mut supervisor = tokio::spawn(supervisor.run(stopped));
+
+    let end = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        error = &mut chat_failed => Err(error.unwrap_or_else(|_| anyhow::anyhow!("the chat is gone"))),
+        result = &mut door => Err(result.context("the door is gone")?.err().context("the door closed")?),
+        result = &mut supervisor => return result.context("the supervisor is gone"),
+    };
+    stop.send(true).ok();
+    supervisor.await.context("stop the runtime")?;
+    end
+}

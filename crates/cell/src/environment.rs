@@ -1,0 +1,137 @@
+//! What the host tells the cell, read once at start; the same names on every host.
+//! Never: read the environment anywhere else, or show a secret.
+
+use std::path::PathBuf;
+
+use molt_bot::{CellAddress, Revision};
+use molt_model::id::BotId;
+use secrecy::SecretString;
+use serde_json::Value;
+
+/// Everything the cell has to know.
+#[derive(Debug)]
+pub struct Environment {
+    pub bot_id: BotId,
+    /// Writable, and all that survives the cell.
+    pub state_dir: PathBuf,
+    pub listen: CellAddress,
+    pub gateway_token: SecretString,
+    pub ghost_key: SecretString,
+    pub proxy: ProxyAddress,
+    /// The runtime's configuration to start with.
+    pub config: Value,
+    pub revision: Revision,
+    /// The runtime's program and its arguments; the cell appends `--port N`.
+    pub runtime_command: Vec<String>,
+}
+
+/// Where model calls go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProxyAddress {
+    /// `http://host:port/prefix`
+    Tcp { authority: String, prefix: String },
+    /// `unix:/path`, where the platform gives each bot a socket of its own; the prefix is `/v1`.
+    Unix { path: PathBuf },
+}
+
+/// All faults of the environment in one message.
+#[derive(Debug, thiserror::Error)]
+#[error("the cell can't start: {}", .0.join("; "))]
+pub struct InvalidEnvironment(Vec<String>);
+
+impl Environment {
+    /// Reads every variable through `get` and reports all faults at once.
+    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidEnvironment> {
+        let mut faults = Vec::new();
+        let bot_id = parsed(&get, &mut faults, "MOLT_BOT_ID", |text| text.parse::<BotId>().ok());
+        let state_dir = parsed(&get, &mut faults, "MOLT_STATE_DIR", |text| {
+            Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+        });
+        let listen = parsed(&get, &mut faults, "MOLT_LISTEN", |text| text.parse().ok());
+        let gateway_token = parsed(&get, &mut faults, "MOLT_GATEWAY_TOKEN", secret);
+        let ghost_key = parsed(&get, &mut faults, "MOLT_GHOST_KEY", secret);
+        let proxy = parsed(&get, &mut faults, "MOLT_PROXY_URL", ProxyAddress::parse);
+        let config = parsed(&get, &mut faults, "CLAWDBOT_CONFIG", |text| {
+            serde_json::from_str::<Value>(text).ok().filter(Value::is_object)
+        });
+        let revision = parsed(&get, &mut faults, "MOLT_CONFIG_REVISION", |text| text.parse().ok());
+        let runtime_command = parsed(&get, &mut faults, "MOLT_RUNTIME_COMMAND", |text| {
+            serde_json::from_str::<Vec<String>>(text).ok().filter(|command| !command.is_empty())
+        });
+        let all = (|| {
+            Some(Self {
+                bot_id: bot_id?,
+                state_dir: state_dir?,
+                listen: listen?,
+                gateway_token: gateway_token?,
+                ghost_key: ghost_key?,
+                proxy: proxy?,
+                config: config?,
+                revision: revision?,
+                runtime_command: runtime_command?,
+            })
+        })();
+        all.ok_or(InvalidEnvironment(faults))
+    }
+}
+
+impl ProxyAddress {
+    fn parse(text: &str) -> Option<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Some(Self::Unix { path: path.into() }).filter(|_| path.starts_with('/'));
+        }
+        let rest = text.strip_prefix("http://")?;
+        let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_end_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        let authority = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+        (!authority.starts_with(':')).then_some(Self::Tcp { authority, prefix })
+    }
+}
+
+fn secret(text: &str) -> Option<SecretString> {
+    (!text.is_empty() && text.is_ascii()).then(|| SecretString::from(text.to_owned()))
+}
+
+fn parsed<T>(
+    get: &impl Fn(&str) -> Option<String>,
+    faults: &mut Vec<String>,
+    name: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Option<T> {
+    let Some(text) = get(name) else {
+        faults.push(format!("{name} is missing"));
+        return None;
+    };
+    let value = parse(&text);
+    if value.is_none() {
+        faults.push(format!("{name} is not valid"));
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies() {
+        let tcp = |authority: &str, prefix: &str| {
+            Some(ProxyAddress::Tcp { authority: authority.into(), prefix: prefix.into() })
+        };
+        assert_eq!(ProxyAddress::parse("http://127.0.0.1:8787/v1"), tcp("127.0.0.1:8787", "/v1"));
+        assert_eq!(ProxyAddress::parse("http://proxy.internal/v1/"), tcp("proxy.internal:80", "/v1"));
+        assert_eq!(ProxyAddress::parse("unix:/out/p"), Some(ProxyAddress::Unix { path: "/out/p".into() }));
+        for wrong in ["", "https://x/v1", "unix:relative", "http://:80/v1"] {
+            assert_eq!(ProxyAddress::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn all_faults_come_in_one_message_without_the_values() {
+        let error = Environment::read(|name| (name == "MOLT_BOT_ID").then(|| "hunter2".to_owned())).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("MOLT_BOT_ID is not valid") && text.contains("MOLT_GHOST_KEY is missing"), "{text}");
+        assert!(!text.contains("hunter2"));
+    }
+}

@@ -1,0 +1,176 @@
+//! The runtime's only way to a model: a reverse proxy on loopback that puts the Ghost Key on the way out.
+//! Never: let the runtime see the key, hold back a byte of a stream, or send a request twice.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+use crate::environment::ProxyAddress;
+use crate::traces::Traces;
+
+/// The platform restarts within seconds; meanwhile a call waits instead of failing.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// One attempt on a private network.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// What the runtime is asked to wait before it tries again.
+const RETRY_AFTER_SECONDS: &str = "2";
+/// The path that the runtime's base address ends with.
+const LOCAL_PREFIX: &str = "/v1";
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Headers that concern one connection only, or carry a key.
+const NOT_PASSED: [HeaderName; 9] = [
+    AUTHORIZATION,
+    CONNECTION,
+    HOST,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("te"),
+    HeaderName::from_static("transfer-encoding"),
+    HeaderName::from_static("upgrade"),
+];
+
+/// Where model calls go, and with which key.
+#[derive(Clone, Debug)]
+pub struct Forwarder {
+    proxy: ProxyAddress,
+    ghost_key: SecretString,
+    traces: Traces,
+}
+
+impl Forwarder {
+    #[must_use]
+    pub const fn new(proxy: ProxyAddress, ghost_key: SecretString, traces: Traces) -> Self {
+        Self { proxy, ghost_key, traces }
+    }
+
+    /// Starts listening on a free loopback port; which one.
+    pub async fn start(self) -> anyhow::Result<u16> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("listen for the runtime's model calls")?;
+        let port = listener.local_addr().context("ask for the port")?.port();
+        tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else {
+                    // Out of descriptors, most likely; going on at once would only spin.
+                    tokio::time::sleep(CONNECT_PAUSE).await;
+                    continue;
+                };
+                let forwarder = self.clone();
+                tokio::spawn(async move {
+                    let service = hyper::service::service_fn(move |request| {
+                        let forwarder = forwarder.clone();
+                        async move { Ok::<_, Infallible>(forwarder.forward(request).await) }
+                    });
+                    let connection = hyper::server::conn::http1::Builder::new();
+                    connection.serve_connection(TokioIo::new(stream), service).await.ok();
+                });
+            }
+        });
+        Ok(port)
+    }
+
+    async fn forward(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.pass(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::warn!(%error, "a model call couldn't be forwarded");
+                unavailable()
+            }
+        }
+    }
+
+    async fn pass(&self, request: Request<Incoming>) -> anyhow::Result<Response<Body>> {
+        let request = self.outgoing(request)?;
+        let trace = request.headers().get(&TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        // The connection is made before anything of the request is read, so that waiting for it repeats nothing.
+        let connection = self.connect().await?;
+        let (mut sender, driver) =
+            hyper::client::conn::http1::handshake(TokioIo::new(connection)).await.context("start with the proxy")?;
+        tokio::spawn(driver);
+        let mut response = sender.send_request(request).await.context("ask the proxy")?;
+        if let Some(trace) = trace.filter(|_| response.status().is_success()) {
+            self.traces.count(&trace);
+        }
+        for name in [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("transfer-encoding")] {
+            response.headers_mut().remove(name);
+        }
+        Ok(response.map(Body::new))
+    }
+
+    /// The request as the proxy is to see it.
+    fn outgoing(&self, request: Request<Incoming>) -> anyhow::Result<Request<Incoming>> {
+        let (mut parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let rest = path.strip_prefix(LOCAL_PREFIX).unwrap_or(path);
+        let (host, prefix) = match &self.proxy {
+            ProxyAddress::Tcp { authority, prefix } => (authority.as_str(), prefix.as_str()),
+            ProxyAddress::Unix { .. } => ("proxy", LOCAL_PREFIX),
+        };
+        parts.uri = format!("{prefix}{rest}").parse::<Uri>().context("build the address")?;
+        let mut headers: HeaderMap =
+            parts.headers.into_iter().filter_map(|(name, value)| Some((name?, value))).collect();
+        for name in &NOT_PASSED {
+            headers.remove(name);
+        }
+        headers.insert(HOST, HeaderValue::try_from(host).context("name the host")?);
+        let mut key = HeaderValue::try_from(format!("Bearer {}", self.ghost_key.expose_secret()))
+            .map_err(|_| anyhow::anyhow!("the key can't be a header"))?;
+        key.set_sensitive(true);
+        headers.insert(AUTHORIZATION, key);
+        let incoming = headers.get(&TRACEPARENT).and_then(|value| value.to_str().ok());
+        if let Some(trace) = self.traces.attribute(incoming) {
+            headers.insert(TRACEPARENT, HeaderValue::try_from(trace).context("write the trace")?);
+        }
+        parts.headers = headers;
+        Ok(Request::from_parts(parts, body))
+    }
+
+    async fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
+        let deadline = Instant::now() + CONNECT_PATIENCE;
+        loop {
+            let attempt = async {
+                match &self.proxy {
+                    ProxyAddress::Tcp { authority, .. } => {
+                        let stream = TcpStream::connect(authority).await?;
+                        stream.set_nodelay(true)?;
+                        Ok::<_, std::io::Error>(Box::new(stream) as Box<dyn Connection>)
+                    }
+                    ProxyAddress::Unix { path } => {
+                        Ok(Box::new(UnixStream::connect(path).await?) as Box<dyn Connection>)
+                    }
+                }
+            };
+            let error = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => anyhow::Error::new(error),
+                Err(elapsed) => anyhow::Error::new(elapsed),
+            };
+            if Instant::now() > deadline {
+                return Err(error.context("connect to the proxy"));
+            }
+            tokio::time::sleep(CONNECT_PAUSE).await;
+        }
+    }
+}
+
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// Words matter here: the runtime reads "credit" or "billing" in an error as a reason to lock the provider out.
+fn unavailable() -> Response<Body> {
+    let body =
+        r#"{"error":{"message":"The model gateway is restarting. Try again in a moment.","type":"unavailable"}}"#;
+    let headers = [(CONTENT_TYPE, "application/json"), (RETRY_AFTER, RETRY_AFTER_SECONDS)];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response()
+}
