@@ -1,2 +1,7 @@
-import { Text, View } from 'react-native';
-export default function Index() { return <View className="flex-1 bg-paper p-4"><Text className="text-ink text-xl">Hello</Text></View>; }
+import { Redirect } from 'expo-router';
+import { useSession } from '@/features/session/use-session';
+import { Home } from '@/screens/home';
+
+export default function Index() {
+  return useSession().status === 'signed-in' ? <Home /> : <Redirect href="/log-in" />;
+}

@@ -40,6 +40,7 @@ function block(token: Token, depth: number): Prose[] {
   switch (token.type) {
     case 'space':
     case 'def':
+    case 'checkbox':
       return [];
     case 'heading':
       return [{ kind: 'heading', depth: token.depth as number, children: inlines(token.tokens, depth) }];

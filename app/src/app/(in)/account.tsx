@@ -1,0 +1,3 @@
+import { Account } from '@/screens/account';
+
+export default Account;

@@ -1,0 +1,3 @@
+import { BotPage } from '@/screens/bot';
+
+export default BotPage;

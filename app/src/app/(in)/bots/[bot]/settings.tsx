@@ -1,0 +1,3 @@
+import { SettingsPage } from '@/screens/settings';
+
+export default SettingsPage;

@@ -1,0 +1,3 @@
+import { Wizard } from '@/screens/wizard';
+
+export default Wizard;

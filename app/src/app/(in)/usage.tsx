@@ -1,0 +1,3 @@
+import { UsagePage } from '@/screens/usage';
+
+export default UsagePage;

@@ -1,0 +1,3 @@
+import { NotFound } from '@/screens/not-found';
+
+export default NotFound;

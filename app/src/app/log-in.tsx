@@ -1,0 +1,3 @@
+import { LogIn } from '@/screens/log-in';
+
+export default LogIn;

@@ -1,0 +1,3 @@
+import { SignUp } from '@/screens/sign-up';
+
+export default SignUp;

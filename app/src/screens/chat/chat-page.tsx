@@ -1,0 +1,181 @@
+// The chat with one assistant: side panel, conversation, composer.
+
+import { router, useLocalSearchParams } from 'expo-router';
+import { useEffect, useMemo, useRef, useState, type ReactNode } from 'react';
+import { Modal, Pressable, View } from 'react-native';
+import { api } from '@/api/client';
+import { sentence } from '@/api/problem';
+import type { Bot } from '@/api/types';
+import { awayWord } from '@/features/bots/face';
+import type { Link } from '@/features/chat/connection';
+import { conversationTitle, titleFrom, UNTITLED } from '@/features/chat/conversations';
+import { useChat, type ChatView } from '@/features/chat/use-chat';
+import { keys, useChange, useConversations } from '@/features/queries';
+import { Banner } from '@/ui/banner';
+import { Button, IconButton } from '@/ui/button';
+import { useIsDesk } from '@/ui/layout';
+import { Skeleton } from '@/ui/spinner';
+import { Text } from '@/ui/text';
+import { toast } from '@/ui/toast';
+import { Composer } from './composer';
+import { EmptyChat } from './empty';
+import { Sidebar } from './sidebar';
+import type { TurnActions } from './turn';
+import { TurnList } from './turn-list';
+
+/** Shorter breaks of the connection are not worth a word. */
+const OFFLINE_AFTER_MS = 2_000;
+
+export function ChatPage({ bot }: { bot: Bot }) {
+  const desk = useIsDesk();
+  const [panel, setPanel] = useState(desk);
+  const { c } = useLocalSearchParams<{ c?: string }>();
+  const conversation = c || 'main';
+  const view = useChat(bot.id, conversation);
+  const drafts = useRef(new Map<string, string>());
+  const choose = (id: string) => {
+    if (!desk) setPanel(false);
+    router.setParams({ c: id === 'main' ? undefined : id });
+  };
+  const sidebar = (
+    <Sidebar
+      bot={bot}
+      current={conversation}
+      onChoose={choose}
+      onDeleted={(gone) => {
+        view.chat?.forget(gone);
+        if (gone === conversation) choose('main');
+      }}
+    />
+  );
+  return (
+    <View className="flex-1 flex-row bg-paper" testID="chat">
+      {desk && panel ? <View className="w-72 border-r border-line">{sidebar}</View> : null}
+      {desk ? null : (
+        <Drawer open={panel} onClose={() => setPanel(false)}>
+          {sidebar}
+        </Drawer>
+      )}
+      <View className="flex-1" role="main">
+        <Header bot={bot} conversation={conversation} panel={panel} onPanel={() => setPanel(!panel)} />
+        <Away bot={bot} link={view.link} />
+        <Talk key={conversation} bot={bot} conversation={conversation} view={view} drafts={drafts.current} />
+      </View>
+    </View>
+  );
+}
+
+function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation: string; panel: boolean; onPanel: () => void }) {
+  const listed = useConversations(bot.id).data?.items.find(({ id }) => id === conversation);
+  const dot = bot.status === 'running' ? 'bg-good' : bot.status === 'error' ? 'bg-bad' : 'bg-warn';
+  return (
+    <View className="flex-row items-center gap-2 border-b border-line px-2 py-1.5">
+      <IconButton icon="menu" label={panel ? 'Hide the side panel' : 'Show the side panel'} expanded={panel} onPress={onPanel} testID="chat-menu" />
+      <View className="shrink grow">
+        <View className="flex-row items-center gap-2">
+          <Text weight="bold" numberOfLines={1} className="shrink">
+            {bot.bot_name}
+          </Text>
+          <View className={`h-2 w-2 rounded-full ${dot}`} aria-hidden />
+          <Text size="xs" tone="muted" testID="bot-status">
+            {bot.status === 'provisioning' ? 'starting' : bot.status === 'error' ? 'needs you' : bot.status}
+          </Text>
+        </View>
+        <Text size="xs" tone="muted" numberOfLines={1} testID="chat-title">
+          {conversationTitle(listed ?? { id: conversation, title: null })}
+        </Text>
+      </View>
+    </View>
+  );
+}
+
+function Away({ bot, link }: { bot: Bot; link: Link }) {
+  const restart = useChange(() => api.restartBot(bot.id), [keys.bots]);
+  const offline = useLasting(link !== 'online', OFFLINE_AFTER_MS);
+  const word = awayWord(bot);
+  const again = () => restart.mutate(undefined, { onError: (error) => toast(sentence(error), 'bad') });
+  if (!offline && !word) return null;
+  return (
+    <View className="w-full max-w-3xl self-center px-3 pt-2">
+      {offline ? (
+        <Banner kind="warn" testID="chat-offline">
+          No connection. What you write is kept, and sent when it is back.
+        </Banner>
+      ) : (
+        <Banner
+          kind={bot.status === 'error' ? 'bad' : 'warn'}
+          testID="chat-away"
+          action={bot.status === 'error' ? <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" /> : undefined}
+        >
+          {word}
+        </Banner>
+      )}
+    </View>
+  );
+}
+
+function Talk({ bot, conversation, view, drafts }: { bot: Bot; conversation: string; view: ChatView; drafts: Map<string, string> }) {
+  const { chat, turns, active, loaded, more } = view;
+  const [draft, setDraft] = useState(drafts.get(conversation) ?? '');
+  const write = (text: string) => (drafts.set(conversation, text), setDraft(text));
+  const asked = useRef(0);
+  const listed = useConversations(bot.id).data?.items.find(({ id }) => id === conversation);
+  const rename = useChange((title: string) => api.renameConversation(bot.id, conversation, title), [keys.conversations(bot.id)]);
+  const say = (text: string) => {
+    write('');
+    chat?.say(conversation, text);
+    if (conversation !== 'main' && turns.length === 0 && listed && conversationTitle(listed) === UNTITLED) rename.mutate(titleFrom(text));
+  };
+  const actions = useMemo<TurnActions>(
+    () => ({
+      retry: (turn) => (turn.outgoing?.refused ? chat?.connection.again(turn.outgoing.id) : chat?.say(conversation, turn.question ?? '')),
+      withdraw: (turn) => turn.outgoing && chat?.withdraw(turn.outgoing.id),
+      decide: (id, decision) => chat?.decide(id, decision),
+    }),
+    [chat, conversation],
+  );
+  const earlier = () => {
+    if (asked.current === turns.length) return;
+    asked.current = turns.length;
+    chat?.connection.earlier(conversation);
+  };
+  return (
+    <>
+      {turns.length ? (
+        <TurnList turns={turns} more={more} onEarlier={earlier} actions={actions} botName={bot.bot_name} />
+      ) : loaded ? (
+        <EmptyChat bot={bot} onPick={say} />
+      ) : (
+        <View className="w-full max-w-3xl flex-1 justify-end self-center p-6" testID="chat-loading">
+          <Skeleton lines={5} />
+        </View>
+      )}
+      <Composer botName={bot.bot_name} draft={draft} onDraft={write} onSend={say} onStop={active ? () => chat?.stop(active) : null} />
+    </>
+  );
+}
+
+function Drawer({ open, onClose, children }: { open: boolean; onClose: () => void; children: ReactNode }) {
+  return (
+    <Modal visible={open} transparent animationType="fade" onRequestClose={onClose}>
+      <View className="flex-1 flex-row">
+        <View className="h-full w-80 max-w-[85%] border-r border-line bg-sunken" role="dialog" aria-label="Side panel" testID="drawer">
+          {children}
+        </View>
+        <Pressable className="flex-1 bg-veil" onPress={onClose} aria-label="Close the side panel" testID="drawer-close" />
+      </View>
+    </Modal>
+  );
+}
+
+/** True once `on` has been true for `ms`. */
+function useLasting(on: boolean, ms: number): boolean {
+  const [lasting, setLasting] = useState(false);
+  useEffect(() => {
+    setLasting(false);
+    if (!on) return undefined;
+    const timer = setTimeout(() => setLasting(true), ms);
+    return () => clearTimeout(timer);
+  }, [on, ms]);
+  return lasting;
+}

@@ -1,0 +1,61 @@
+// Restarting an assistant, and deleting it: the second only after its name was typed.
+
+import { router } from 'expo-router';
+import { useState } from 'react';
+import { View } from 'react-native';
+import { api } from '@/api/client';
+import { sentence } from '@/api/problem';
+import type { Bot } from '@/api/types';
+import { keys, queryClient, useChange } from '@/features/queries';
+import { Button } from '@/ui/button';
+import { Card } from '@/ui/card';
+import { Dialog } from '@/ui/dialog';
+import { Field } from '@/ui/field';
+import { Text } from '@/ui/text';
+import { toast } from '@/ui/toast';
+
+export function EndOfLife({ bot }: { bot: Bot }) {
+  const [asking, setAsking] = useState(false);
+  const restart = useChange(() => api.restartBot(bot.id), [keys.bots]);
+  const again = () =>
+    restart.mutate(undefined, {
+      onSuccess: () => toast(`${bot.bot_name} is restarting.`),
+      onError: (error) => toast(sentence(error), 'bad'),
+    });
+  return (
+    <Card title="Restart and delete">
+      <Text tone="muted">A restart takes a few seconds and forgets nothing. Deleting takes its memory, files and conversations with it.</Text>
+      <View className="flex-row flex-wrap gap-3">
+        <Button kind="quiet" icon="retry" label="Restart" onPress={again} busy={restart.isPending} testID="bot-restart" />
+        <Button kind="danger" icon="trash" label="Delete" onPress={() => setAsking(true)} testID="bot-delete" />
+      </View>
+      <DeleteBot bot={bot} open={asking} onClose={() => setAsking(false)} />
+    </Card>
+  );
+}
+
+function DeleteBot({ bot, open, onClose }: { bot: Bot; open: boolean; onClose: () => void }) {
+  const [typed, setTyped] = useState('');
+  const remove = useChange(() => api.deleteBot(bot.id), []);
+  const sure = typed.trim() === bot.bot_name.trim();
+  const confirm = () => {
+    if (!sure) return;
+    remove.mutate(undefined, {
+      onSuccess: () => {
+        onClose();
+        queryClient.removeQueries({ queryKey: keys.bots });
+        router.replace('/');
+      },
+    });
+  };
+  return (
+    <Dialog open={open} title={`Delete ${bot.bot_name}?`} onClose={onClose} testID="bot-delete-dialog">
+      <Text>Its memory, files and conversations are removed for good. What it has used this month stays on the bill.</Text>
+      <Field label={`Type “${bot.bot_name}” to confirm`} testID="bot-delete-name" value={typed} onChangeText={setTyped} onSubmitEditing={confirm} autoCorrect={false} fault={remove.error ? sentence(remove.error) : null} />
+      <View className="flex-row gap-3">
+        <Button kind="quiet" label="Keep it" onPress={onClose} testID="bot-delete-cancel" grow />
+        <Button kind="danger" label="Delete" onPress={confirm} disabled={!sure} busy={remove.isPending} testID="bot-delete-confirm" grow />
+      </View>
+    </Dialog>
+  );
+}

@@ -1,0 +1,18 @@
+// The page for an address that leads nowhere.
+
+import { router } from 'expo-router';
+import { Button } from '@/ui/button';
+import { Column } from '@/ui/layout';
+import { Brand } from '@/ui/mark';
+import { Heading, Text } from '@/ui/text';
+
+export function NotFound({ what = 'There is no such page.' }: { what?: string }) {
+  return (
+    <Column narrow middle testID="not-found">
+      <Brand />
+      <Heading>Nothing here</Heading>
+      <Text tone="muted">{what}</Text>
+      <Button label="Back to the start" onPress={() => router.replace('/')} testID="not-found-home" />
+    </Column>
+  );
+}

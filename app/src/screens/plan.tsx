@@ -1,0 +1,76 @@
+// What it costs, before anything starts.
+
+import { useState } from 'react';
+import { View } from 'react-native';
+import { api } from '@/api/client';
+import { sentence } from '@/api/problem';
+import type { Bot } from '@/api/types';
+import { goTo } from '@/features/leave';
+import { useClientConfig } from '@/features/queries';
+import { Banner } from '@/ui/banner';
+import { Button } from '@/ui/button';
+import { Card } from '@/ui/card';
+import { Icon } from '@/ui/icon';
+import { Column } from '@/ui/layout';
+import { Brand } from '@/ui/mark';
+import { Heading, Text } from '@/ui/text';
+
+const POINTS = [
+  'Every model call is counted when it happens. Its cost stands under the answer, exactly.',
+  'Usage is what the model provider charges, plus 20 %. An ordinary question costs a fraction of a cent with a small model.',
+  'You set a monthly cap. When it is reached, your assistant says so and waits.',
+];
+
+export function Plan({ bot }: { bot: Bot }) {
+  const config = useClientConfig();
+  const [busy, setBusy] = useState(false);
+  const [fault, setFault] = useState<string | null>(null);
+  const start = async () => {
+    setBusy(true);
+    setFault(null);
+    try {
+      goTo((await api.checkout(bot.id)).url);
+    } catch (error) {
+      setFault(sentence(error));
+      setBusy(false);
+    }
+  };
+  return (
+    <Column narrow testID="plan">
+      <Brand />
+      <View className="gap-2">
+        <Heading>One plan for {bot.bot_name}</Heading>
+        <Text tone="muted">A runtime, a memory and a quiet place of its own, always on.</Text>
+      </View>
+      <Card>
+        <View className="flex-row items-end gap-2">
+          <Heading level={2} size="title" weight="heavy">
+            $50
+          </Heading>
+          <Text tone="muted" className="pb-1">
+            a month, plus usage at cost + 20 %
+          </Text>
+        </View>
+        {POINTS.map((point) => (
+          <View key={point} className="flex-row gap-3">
+            <View className="pt-0.5">
+              <Icon name="check" color="good" />
+            </View>
+            <Text className="shrink">{point}</Text>
+          </View>
+        ))}
+      </Card>
+      {config.data?.payments === 'local' ? (
+        <Banner kind="info" testID="plan-free">
+          This installation charges nobody. The next page only asks you to confirm.
+        </Banner>
+      ) : null}
+      {fault ? (
+        <Banner kind="bad" testID="plan-fault">
+          {fault}
+        </Banner>
+      ) : null}
+      <Button label="Go on to the plan" onPress={() => void start()} busy={busy} testID="plan-checkout" />
+    </Column>
+  );
+}
