@@ -1,9 +1,11 @@
-//! Who is calling: session tokens checked against the keys of whoever signs them, and the built-in identity that signs its own.
+//! Who is calling: session tokens checked against the keys of whoever signs them, and the built-in identity that signs
+//! its own.
 //! Never: a password, token or key in a log, an error or a row that isn't hashed or sealed.
 
 mod config;
 mod error;
 mod local;
+mod tries;
 mod verify;
 
 use std::future::Future;
@@ -13,7 +15,7 @@ use jsonwebtoken::jwk::JwkSet;
 
 pub use config::{Config, SignUp};
 pub use error::{IdentityError, Result};
-pub use local::Local;
+pub use local::{Local, LogIn, MAGIC_LINK_TEMPLATE, NewPerson, REFRESH_LIFE, Session, invite};
 pub use verify::{Claims, Verifier, VerifyError};
 
 /// The future that a trait object's method gives.

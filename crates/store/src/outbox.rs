@@ -15,7 +15,7 @@ pub struct NewMessage<'a> {
     /// A file of `notify/templates/`.
     pub template: &'a str,
     pub to_address: &'a str,
-    /// What the template needs. A secret in it is sealed for `outbox.data:<id>`.
+    /// What the template needs. A secret in it is sealed for `data_binding`.
     pub data: Value,
 }
 
@@ -29,7 +29,14 @@ pub struct OutboxRow {
     pub attempts: i32,
 }
 
+/// What a secret in the data of this message is sealed for.
+#[must_use]
+pub fn data_binding(id: Uuid) -> String {
+    format!("outbox.data:{id}")
+}
+
 impl SystemTx {
+    /// Queues a message; it leaves when this transaction has committed.
     pub async fn enqueue(&mut self, message: &NewMessage<'_>, now: Time) -> Result<()> {
         let sql = "insert into molt.outbox (id, user_id, template, to_address, data, due_at, created_at)
                    values ($1, $2, $3, $4, $5, $6, $6)";

@@ -1,0 +1,106 @@
+//! The loop that turns verified payment events into plans. Each event is one transaction, locked while it is processed.
+//! Never: an event twice, or an event dropped because it came at a bad moment.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use molt_model::{Clock, Time};
+use molt_store::billing::InboxRow;
+use molt_store::{Store, StoreError, SystemTx};
+
+use crate::CHECKOUT_ACCEPTED;
+
+/// Events of one run; the next run comes at once when there are more.
+const BATCH_MAX: u32 = 50;
+/// An event that fails this often needs a person: its row keeps the reason.
+const ATTEMPTS_MAX: i32 = 10;
+const PAUSE: TimeDelta = TimeDelta::seconds(30);
+
+/// What one run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub processed: u32,
+    pub failed: u32,
+}
+
+/// An event that can't be processed as it is.
+#[derive(Debug, thiserror::Error)]
+enum Faulty {
+    #[error("no such kind of event is known")]
+    UnknownKind,
+    #[error("the event's id isn't a checkout's")]
+    NotACheckout,
+    #[error("the database did not do its part")]
+    Store(#[from] StoreError),
+}
+
+/// The loop and what it needs.
+pub struct Inbox {
+    store: Store,
+    clock: Arc<dyn Clock>,
+}
+
+impl Inbox {
+    #[must_use]
+    pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock }
+    }
+
+    /// Processes what is due, at most a batch. Safe to run in several processes.
+    pub async fn run_once(&self) -> Result<Counts, StoreError> {
+        let mut counts = Counts::default();
+        for _ in 0..BATCH_MAX {
+            let now = self.clock.now();
+            let mut tx = self.store.system().await?;
+            let Some(row) = tx.lock_due_inbox(now).await? else { break };
+            match process(&mut tx, &row, now).await {
+                Ok(()) => {
+                    tx.inbox_is_processed(&row, now).await?;
+                    tx.commit().await?;
+                    counts.processed += 1;
+                }
+                Err(Faulty::Store(error @ StoreError::Unavailable(_))) => return Err(error),
+                Err(faulty) => {
+                    // What was half done goes with the transaction; the reason is kept in one of its own.
+                    drop(tx);
+                    self.keep_failure(&row, &faulty, now).await?;
+                    counts.failed += 1;
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn keep_failure(&self, row: &InboxRow, faulty: &Faulty, now: Time) -> Result<(), StoreError> {
+        let again = row.attempts + 1 < ATTEMPTS_MAX;
+        let error = faulty as &dyn std::error::Error;
+        if again {
+            tracing::warn!(event.id = %row.event_id, error, "a payment event failed; trying again later");
+        } else {
+            tracing::error!(event.id = %row.event_id, error, "a payment event can't be processed");
+        }
+        let mut tx = self.store.system().await?;
+        tx.inbox_has_failed(row, &faulty.to_string(), again.then_some(now + PAUSE)).await?;
+        tx.commit().await
+    }
+}
+
+async fn process(tx: &mut SystemTx, row: &InboxRow, now: Time) -> Result<(), Faulty> {
+    match (row.provider.as_str(), row.kind.as_str()) {
+        ("local", CHECKOUT_ACCEPTED) => accept_checkout(tx, row, now).await,
+        _ => Err(Faulty::UnknownKind),
+    }
+}
+
+/// The plan is in force, and every bot that waited for it is wanted running.
+async fn accept_checkout(tx: &mut SystemTx, row: &InboxRow, now: Time) -> Result<(), Faulty> {
+    let checkout = row.event_id.parse().map_err(|_| Faulty::NotACheckout)?;
+    let Some(user) = tx.complete_checkout(checkout).await? else {
+        tracing::info!("a checkout was accepted by somebody who is gone; nothing to do");
+        return Ok(());
+    };
+    tx.activate_plan(user, "local", now).await?;
+    let bots = tx.start_waiting_bots(user, now).await?;
+    tracing::info!(user.id = %user, bots.count = bots.len(), "a plan is in force");
+    Ok(())
+}
