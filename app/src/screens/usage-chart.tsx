@@ -15,6 +15,8 @@ const BAR_MIN = 3;
 /** A month has just begun: a single bar should not fill the page. */
 const BAR_WIDTH_MAX = 36;
 
+const dayLabel = (day: string) => new Date(`${day}T00:00:00Z`).toLocaleDateString(undefined, { day: 'numeric', month: 'long', timeZone: 'UTC' });
+
 export function DayChart({ usage }: { usage: Usage }) {
   const [width, setWidth] = useState(0);
   const accent = useColor('accent');
@@ -36,10 +38,10 @@ export function DayChart({ usage }: { usage: Usage }) {
       ) : null}
       <View className="flex-row justify-between">
         <Text size="xs" tone="muted">
-          {days[0]?.day}
+          {days[0] ? dayLabel(days[0].day) : ''}
         </Text>
         <Text size="xs" tone="muted">
-          {days.length > 1 ? days.at(-1)?.day : ''}
+          {days.length > 1 ? dayLabel(days.at(-1)!.day) : ''}
         </Text>
       </View>
     </View>

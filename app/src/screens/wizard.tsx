@@ -71,7 +71,7 @@ export function Wizard() {
         </Banner>
       ) : null}
       <View className="flex-row gap-3">
-        {index > 0 ? <Button kind="quiet" label="Back" onPress={() => (setFault(null), setIndex(index - 1))} testID="wizard-back" grow /> : null}
+        {index > 0 ? <Button kind="quiet" label="Back" onPress={() => (setFault(null), setIndex(index - 1))} testID="wizard-back" /> : null}
         <Button label={last ? 'Create my assistant' : 'Next'} onPress={() => void next()} busy={create.isPending} testID="wizard-next" grow />
       </View>
     </Column>

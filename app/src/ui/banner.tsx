@@ -17,7 +17,9 @@ export function Banner({ kind, children, action, testID }: { kind: keyof typeof 
   const color = face.tone === 'ink' ? 'muted' : face.tone;
   return (
     <View testID={testID} role={kind === 'bad' ? 'alert' : 'status'} className={`flex-row items-center gap-3 rounded-xl px-4 py-3 ${face.box}`}>
-      <Icon name={face.icon as IconName} color={color} />
+      <View className="shrink-0">
+        <Icon name={face.icon as IconName} color={color} />
+      </View>
       <Text size="sm" tone={face.tone} className="shrink grow">
         {children}
       </Text>

@@ -64,7 +64,8 @@ export function IconButton({ label, icon, onPress, testID, color = 'muted', fill
   disabled?: boolean;
   expanded?: boolean;
 }) {
-  const face = filled ? 'bg-accent hover:opacity-90' : 'hover:bg-sunken active:bg-sunken';
+  const soft = color === 'bad' ? 'bg-bad-soft' : '';
+  const face = filled ? 'bg-accent hover:opacity-90' : `${soft} hover:bg-sunken active:bg-sunken`;
   return (
     <Pressable
       testID={testID}

@@ -50,5 +50,6 @@ test('an approval: asked, decided here, closed by the end of the run', () => {
   expect(decision(answered)).toMatchObject({ decision: 'once' });
   const over = reduce(asked, { type: 'frame', frame: frame({ type: 'run', phase: 'failed', error: { code: 'x', message: 'It broke.' } }) });
   expect(decision(over)).toMatchObject({ decision: 'closed' });
+  expect(decision(reduce(over, { type: 'decide', approval_id: 'a1', decision: 'no' }))).toMatchObject({ decision: 'no' });
   expect(turnsOf(over, 'main')[0]).toMatchObject({ state: 'failed', reason: 'It broke.' });
 });

@@ -69,9 +69,9 @@ function waiting(message: Outgoing): Turn {
 }
 
 function decided(turn: Turn, decisions: ChatState['decided']): Turn {
-  const open = (block: Block) => block.kind === 'approval' && block.decision === null && decisions[block.id] !== undefined;
-  if (!turn.blocks.some(open)) return turn;
-  const blocks = turn.blocks.map((block) => (block.kind === 'approval' && open(block) ? { ...block, decision: decisions[block.id]! } : block));
+  const mine = (block: Block) => (block.kind === 'approval' ? decisions[block.id] : undefined);
+  if (!turn.blocks.some(mine)) return turn;
+  const blocks = turn.blocks.map((block) => (block.kind === 'approval' && mine(block) ? { ...block, decision: mine(block)! } : block));
   return { ...turn, blocks };
 }
 

@@ -107,10 +107,11 @@ function List({ block }: { block: Extract<Prose, { kind: 'list' }> }) {
 }
 
 function Table({ block }: { block: Extract<Prose, { kind: 'table' }> }) {
+  const widths = columnWidths(block);
   const align = (column: number) => (block.align[column] === 'right' ? 'text-right' : block.align[column] === 'center' ? 'text-center' : '');
   const row = (cells: Inline[][], head: boolean) =>
     cells.map((cell, column) => (
-      <View key={column} role={head ? 'columnheader' : 'cell'} className="w-40 px-3 py-2">
+      <View key={column} role={head ? 'columnheader' : 'cell'} className="px-3 py-2" style={{ width: widths[column] }}>
         <Line parts={cell} size="sm" weight={head ? 'bold' : 'normal'} className={align(column)} />
       </View>
     ));
@@ -128,6 +129,21 @@ function Table({ block }: { block: Extract<Prose, { kind: 'table' }> }) {
       </View>
     </ScrollView>
   );
+}
+
+/** A letter's rough width in pixels, and how narrow and wide a column may be. */
+const LETTER_PX = 8;
+const COLUMN_PX = { min: 56, max: 260, padding: 28 };
+
+function columnWidths({ header, rows }: Extract<Prose, { kind: 'table' }>): number[] {
+  return header.map((cell, column) => {
+    const longest = Math.max(lettersOf(cell), ...rows.map((cells) => lettersOf(cells[column] ?? [])));
+    return Math.min(COLUMN_PX.max, Math.max(COLUMN_PX.min, longest * LETTER_PX + COLUMN_PX.padding));
+  });
+}
+
+function lettersOf(parts: Inline[]): number {
+  return parts.reduce((sum, part) => sum + ('children' in part ? lettersOf(part.children) : 'text' in part ? part.text.length : 0), 0);
 }
 
 function Code({ text, language }: { text: string; language: string }) {

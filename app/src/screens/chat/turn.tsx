@@ -70,13 +70,13 @@ function Failed({ turn, actions }: { turn: Turn; actions: TurnActions }) {
 
 function Foot({ usage, answer }: { usage: TurnUsage | null; answer: string }) {
   return (
-    <View className="flex-row flex-wrap items-center gap-x-1">
+    <View className="flex-row flex-wrap items-center gap-x-5">
       {usage ? (
         <Text size="xs" tone="muted" className="tabular-nums" testID="usage-line" aria-label={`Used ${count(usage.tokensIn)} tokens in, ${count(usage.tokensOut)} out, ${usage.models.join(', ')}, ${tookWord(usage.durationMs)}, ${exactUsd(usage.costUsd)}`}>
           {count(usage.tokensIn)} in · {count(usage.tokensOut)} out · {usage.models.join(', ')} · {tookWord(usage.durationMs)} · <Text size="xs" weight="bold" tone="muted" testID="usage-cost">{exactUsd(usage.costUsd)}</Text>
         </Text>
       ) : null}
-      {answer ? <CopyButton text={answer} testID="copy-answer" /> : null}
+      {answer ? <View className="-ml-3"><CopyButton text={answer} testID="copy-answer" /></View> : null}
     </View>
   );
 }
