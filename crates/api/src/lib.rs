@@ -3,6 +3,7 @@
 //! error that is not a `Problem`.
 
 mod caller;
+mod chat;
 mod config;
 mod extract;
 mod middleware;
@@ -14,6 +15,7 @@ use axum::Router;
 use utoipa::openapi::OpenApi;
 
 pub use caller::{Caller, Operator};
+pub use chat::Relays;
 pub use config::Config;
 pub use problem::{Code, Problem};
 pub use state::{ApiState, Readiness};

@@ -8,6 +8,7 @@ use molt_identity::{Local, Verifier};
 use molt_model::{Catalog, Clock, Time};
 use molt_store::Store;
 
+use crate::chat::Relays;
 use crate::config::Config;
 
 /// Says what isn't ready yet, one sentence each; empty: ready. `GET /readyz` asks, besides the database.
@@ -26,6 +27,8 @@ pub struct ApiState {
     pub payments: Arc<dyn Payments>,
     pub config: Arc<Config>,
     pub readiness: Readiness,
+    /// The chats of this process; `relays.start()` delivers what waits even without a browser.
+    pub relays: Relays,
 }
 
 impl ApiState {
@@ -39,6 +42,7 @@ impl ApiState {
         config: Config,
     ) -> Self {
         Self {
+            relays: Relays::new(store.clone(), clock.clone()),
             store,
             clock,
             catalog,
