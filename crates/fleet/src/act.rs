@@ -1,0 +1,452 @@
+//! Doing one step: what is asked of the host or the cell, between what is written before and after.
+//! Never: decide what comes next, or call out while a transaction is open.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use http::StatusCode;
+use molt_bot::{Applied, Client, ClientError};
+use molt_model::bot::Outcome;
+use molt_model::{EventKind, Intent, Observed, Status, Time};
+use molt_store::SystemTx;
+use molt_store::fleet::{FleetBot, Lease, Seen, gateway_token_binding};
+use secrecy::SecretString;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::configuration::configuration;
+use crate::error::FleetError;
+use crate::host::{CellSpec, Ensured};
+use crate::plan::{Stage, Step, Why};
+use crate::reconcile::Shared;
+use crate::rounds::{CellSight, Next, STABLE_AFTER, Sight};
+use crate::runtime::RuntimeState;
+use crate::words;
+
+/// How often a booting cell is asked: what this adds to a start is half of it.
+const BOOT_POLL: TimeDelta = TimeDelta::milliseconds(100);
+/// How often the progress of an installation is looked at; its end is noticed at once.
+const RUNTIME_POLL: TimeDelta = TimeDelta::seconds(1);
+/// After a cell could not take settings just now.
+const APPLY_PAUSE: TimeDelta = TimeDelta::seconds(1);
+/// Pauses before the second, third, … attempt. The first failure may be chance: no pause.
+const RETRY_PAUSES: [TimeDelta; 4] =
+    [TimeDelta::zero(), TimeDelta::seconds(2), TimeDelta::seconds(10), TimeDelta::seconds(30)];
+const TOKEN_BYTES: usize = 32;
+
+impl Shared {
+    pub(crate) async fn act(
+        self: &Arc<Self>,
+        lease: &Lease,
+        bot: FleetBot,
+        sight: &Sight,
+        step: Step,
+    ) -> Result<Next, FleetError> {
+        let work = Work { shared: self, lease, bot, now: sight.now };
+        match step {
+            Step::Reserve => work.reserve().await,
+            Step::AwaitRuntime => work.await_runtime(&sight.runtime).await,
+            Step::StartCell => work.start_cell(sight).await,
+            Step::AwaitBoot => work.await_boot(&sight.cell).await,
+            Step::ApplySettings => work.apply_settings(&sight.cell).await,
+            Step::DeclareRunning => work.declare_running(&sight.cell).await,
+            Step::Recover => work.recover().await,
+            Step::Retry(why) => work.retry(why, told(sight)).await,
+            Step::GiveUp(why) => work.give_up(why, told(sight)).await,
+            Step::Stop => work.stop().await,
+            Step::Remove => work.remove().await,
+        }
+    }
+
+    /// Digest of what cells are started with, apart from the bot's own things: a cell made of something else is replaced.
+    pub(crate) fn made_of(&self, command: &[String]) -> String {
+        let made_of = json!([self.config.proxy_url, self.config.cell_binary, command]);
+        hex::encode(&Sha256::digest(made_of.to_string())[..8])
+    }
+}
+
+/// What the failing part itself says, fit for a stranger's eyes.
+fn told(sight: &Sight) -> Option<String> {
+    match (&sight.cell, &sight.runtime) {
+        (CellSight::Says(health, _), _) => {
+            Some(health.error.as_ref().map_or_else(|| health.detail.clone(), |error| error.message.clone()))
+        }
+        (_, RuntimeState::Failed { sentence }) => Some(sentence.clone()),
+        _ => None,
+    }
+}
+
+/// One step of one bot.
+struct Work<'a> {
+    shared: &'a Arc<Shared>,
+    lease: &'a Lease,
+    bot: FleetBot,
+    now: Time,
+}
+
+impl Work<'_> {
+    /// Opens a transaction with what was seen and its event in it. `None`: the lease is gone.
+    async fn seen(&self, seen: &Seen) -> Result<Option<SystemTx>, FleetError> {
+        let mut system = self.shared.store.system().await?;
+        if !system.record_seen(self.lease, seen, self.now).await? {
+            return Ok(None);
+        }
+        let status = Status::of(self.bot.intent, seen.observed);
+        let body = json!({ "status": status, "phase": seen.phase, "reason": seen.reason });
+        system.announce_bot(self.bot.user, &self.bot.id, EventKind::BotChanged, body, self.now).await?;
+        Ok(Some(system))
+    }
+
+    /// Ends the open line of the timeline well and begins the next one.
+    async fn turn_to(&self, system: &mut SystemTx, stage: Stage) -> Result<(), FleetError> {
+        let sentence = words::sentence(stage, &self.bot.settings.bot_name);
+        system.end_step(&self.bot.id, Outcome::Done, self.now).await?;
+        let deadline = self.now + words::deadline(stage);
+        Ok(system.begin_step(&self.bot, stage.as_str(), &sentence, self.now, deadline).await?)
+    }
+
+    /// A line of the timeline that is over as soon as it is written.
+    async fn note(&self, system: &mut SystemTx, stage: Stage) -> Result<(), FleetError> {
+        self.turn_to(system, stage).await?;
+        Ok(system.end_step(&self.bot.id, Outcome::Done, self.now).await?)
+    }
+
+    fn is_in(&self, stage: Stage) -> bool {
+        self.bot.step.as_ref().is_some_and(|step| step.name == stage.as_str())
+    }
+
+    async fn reserve(&self) -> Result<Next, FleetError> {
+        let mut seen = Seen {
+            observed: Observed::Starting,
+            observed_generation: self.bot.generation,
+            phase: Stage::Reserved.as_str().to_owned(),
+            reason: None,
+            running_since: None,
+            attempts: 0,
+            last_error: None,
+            ..self.bot.seen.clone()
+        };
+        seen.cell.address = None;
+        if let (Some(range), None) = (&self.shared.config.uid_range, seen.cell.uid) {
+            let mut system = self.shared.store.system().await?;
+            // Two bots that choose the same one at the same time: the second is refused by the index and comes again.
+            seen.cell.uid = system.free_cell_uid(range).await?;
+            system.commit().await?;
+        }
+        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+        let sealed = self.shared.store.seal().seal(&gateway_token_binding(&self.bot.id), &random_token());
+        system.keep_gateway_token(self.lease, self.shared.host.kind(), &sealed).await?;
+        self.note(&mut system, Stage::Reserved).await?;
+        system.commit().await?;
+        Ok(Next::Now)
+    }
+
+    async fn await_runtime(&self, runtime: &RuntimeState) -> Result<Next, FleetError> {
+        let RuntimeState::Installing { percent, sentence } = runtime else { return Ok(Next::Now) };
+        let sentence = words::installing(sentence, *percent);
+        let told = self.bot.step.as_ref().is_some_and(|step| step.sentence == sentence);
+        if !told || !self.is_in(Stage::Runtime) {
+            let seen = Seen { phase: Stage::Runtime.as_str().to_owned(), ..self.bot.seen.clone() };
+            let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+            if !self.is_in(Stage::Runtime) {
+                self.turn_to(&mut system, Stage::Runtime).await?;
+            }
+            system.retell_step(&self.bot.id, &sentence).await?;
+            system.commit().await?;
+        }
+        Ok(Next::At(self.now + RUNTIME_POLL))
+    }
+
+    /// The key is made before the cell and belongs to it alone: whatever runs later has a newer one.
+    async fn start_cell(&self, sight: &Sight) -> Result<Next, FleetError> {
+        let RuntimeState::Ready { command } = &sight.runtime else { return Ok(Next::Now) };
+        let Some(gateway_token) = self.shared.gateway_token(&self.bot) else {
+            return self.give_up(Why::NotStarted, None).await;
+        };
+        let mut seen = Seen {
+            observed: Observed::Starting,
+            phase: Stage::Cell.as_str().to_owned(),
+            running_since: None,
+            ..self.bot.seen.clone()
+        };
+        seen.cell.address = None;
+        seen.cell.made_of.clone_from(&sight.made_of);
+        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+        self.turn_to(&mut system, Stage::Cell).await?;
+        let Some(ghost_key) = system.rotate_bot_key(&self.bot.id, self.now).await? else { return Ok(Next::Gone) };
+        system.commit().await?;
+
+        let spec = CellSpec {
+            bot: self.bot.id.clone(),
+            uid: seen.cell.uid,
+            gateway_token,
+            ghost_key,
+            proxy_url: self.shared.config.proxy_url.clone(),
+            config: configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog),
+            revision: self.bot.revision,
+            runtime_command: command.clone(),
+        };
+        match self.shared.host.ensure(&spec).await {
+            Ok(Ensured::Started) => {
+                seen.phase = Stage::Booting.as_str().to_owned();
+                let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+                self.turn_to(&mut system, Stage::Booting).await?;
+                system.commit().await?;
+                Ok(Next::Now)
+            }
+            Ok(Ensured::AlreadyThere) => {
+                // It does not have the key that was just made; the next look starts one that does.
+                self.shared.host.stop(&self.bot.id, false).await?;
+                Ok(Next::Now)
+            }
+            Err(error) => {
+                tracing::warn!(bot.id = %self.bot.id, error = &error as &dyn std::error::Error, "a cell was not started");
+                self.fail_to_start(&seen).await
+            }
+        }
+    }
+
+    /// A host that can't start the cell is asked again after a pause, until the attempts are used up.
+    async fn fail_to_start(&self, seen: &Seen) -> Result<Next, FleetError> {
+        if seen.attempts + 1 < crate::plan::ATTEMPTS_MAX {
+            self.retry(Why::NotStarted, None).await
+        } else {
+            self.give_up(Why::NotStarted, None).await
+        }
+    }
+
+    async fn await_boot(&self, cell: &CellSight) -> Result<Next, FleetError> {
+        let (detail, address) = match cell {
+            CellSight::Says(health, client) => (Some(health.detail.as_str()), Some(client.address().to_string())),
+            CellSight::Silent | CellSight::Absent => (None, self.bot.seen.cell.address.clone()),
+        };
+        let news = detail.filter(|detail| self.bot.step.as_ref().is_none_or(|step| step.sentence != *detail));
+        if news.is_some() || !self.is_in(Stage::Booting) {
+            let mut seen = Seen { phase: Stage::Booting.as_str().to_owned(), ..self.bot.seen.clone() };
+            seen.cell.address = address;
+            let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+            if !self.is_in(Stage::Booting) {
+                self.turn_to(&mut system, Stage::Booting).await?;
+            }
+            if let Some(detail) = news {
+                system.retell_step(&self.bot.id, detail).await?;
+            }
+            system.commit().await?;
+        }
+        Ok(Next::At(self.now + BOOT_POLL))
+    }
+
+    async fn apply_settings(&self, cell: &CellSight) -> Result<Next, FleetError> {
+        let CellSight::Says(health, client) = cell else { return Ok(Next::Now) };
+        if let Some(applied) = health.applied.as_ref().filter(|applied| applied.revision == self.bot.revision) {
+            return self.applied(applied).await;
+        }
+        if !self.is_in(Stage::Settings) {
+            let mut seen = self.bot.seen.clone();
+            if seen.observed != Observed::Running {
+                seen.phase = Stage::Settings.as_str().to_owned();
+            }
+            let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+            self.turn_to(&mut system, Stage::Settings).await?;
+            system.commit().await?;
+        }
+        self.push_settings(client).await
+    }
+
+    async fn push_settings(&self, client: &Client) -> Result<Next, FleetError> {
+        let config = configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog);
+        match client.apply(self.bot.revision, &config).await {
+            Ok(applied) => self.applied(&applied).await,
+            Err(ClientError::Refused { status, fault }) if is_final(status) => {
+                tracing::warn!(bot.id = %self.bot.id, code = fault.code, "the runtime refused settings");
+                self.refused(&fault.code).await
+            }
+            Err(error) => {
+                tracing::warn!(bot.id = %self.bot.id, error = &error as &dyn std::error::Error,
+                    "settings were not taken; they are sent again");
+                Ok(Next::At(self.shared.clock.now() + APPLY_PAUSE))
+            }
+        }
+    }
+
+    async fn applied(&self, applied: &Applied) -> Result<Next, FleetError> {
+        let mut seen = Seen {
+            applied_revision: applied.revision,
+            applied_hash: Some(applied.hash.clone()),
+            ..self.bot.seen.clone()
+        };
+        if seen.observed == Observed::Running {
+            seen.reason = None;
+        }
+        seen.cell.refused_revision = None;
+        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+        if self.is_in(Stage::Settings) {
+            system.end_step(&self.bot.id, Outcome::Done, self.now).await?;
+        } else {
+            self.note(&mut system, Stage::Settings).await?;
+        }
+        let body = json!({ "revision": applied.revision });
+        system.announce_bot(self.bot.user, &self.bot.id, EventKind::BotApplied, body, self.now).await?;
+        system.commit().await?;
+        Ok(Next::Now)
+    }
+
+    /// These settings are never tried again; those before stay in force.
+    async fn refused(&self, code: &str) -> Result<Next, FleetError> {
+        let mut seen = Seen {
+            reason: Some(words::settings_refused(&self.bot.settings.bot_name)),
+            last_error: Some(code.to_owned()),
+            ..self.bot.seen.clone()
+        };
+        seen.cell.refused_revision = Some(self.bot.revision);
+        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+        system.end_step(&self.bot.id, Outcome::Failed, self.now).await?;
+        system.commit().await?;
+        Ok(Next::Now)
+    }
+
+    async fn declare_running(&self, cell: &CellSight) -> Result<Next, FleetError> {
+        let CellSight::Says(_, client) = cell else { return Ok(Next::Now) };
+        let refused = self.bot.seen.cell.refused_revision == Some(self.bot.revision);
+        let mut seen = Seen {
+            observed: Observed::Running,
+            phase: "running".to_owned(),
+            reason: refused.then(|| words::settings_refused(&self.bot.settings.bot_name)),
+            running_since: Some(self.now),
+            last_error: None,
+            ..self.bot.seen.clone()
+        };
+        seen.cell.address = Some(client.address().to_string());
+        seen.cell.announced = true;
+        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+        self.note(&mut system, Stage::Ready).await?;
+        let body = json!({ "running_since": self.now });
+        system.announce_bot(self.bot.user, &self.bot.id, EventKind::BotRunning, body, self.now).await?;
+        if !self.bot.seen.cell.announced && self.bot.settings.notifications.email {
+            system.mail_bot_is_ready(&self.bot).await?;
+        }
+        system.commit().await?;
+        tracing::info!(bot.id = %self.bot.id, "a bot is running");
+        Ok(Next::Now)
+    }
+
+    async fn recover(&self) -> Result<Next, FleetError> {
+        let stable = self.bot.seen.running_since.is_some_and(|since| since + STABLE_AFTER <= self.now);
+        let seen = Seen {
+            observed: Observed::Starting,
+            phase: "recovering".to_owned(),
+            reason: Some(words::recovering(&self.bot.settings.bot_name)),
+            running_since: None,
+            attempts: if stable { 0 } else { self.bot.seen.attempts },
+            ..self.bot.seen.clone()
+        };
+        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+        system.end_step(&self.bot.id, Outcome::Failed, self.now).await?;
+        system.commit().await?;
+        tracing::warn!(bot.id = %self.bot.id, "a running bot went away; it is brought back");
+        Ok(Next::Now)
+    }
+
+    async fn retry(&self, why: Why, told: Option<String>) -> Result<Next, FleetError> {
+        self.shared.host.stop(&self.bot.id, false).await?;
+        let attempts = self.bot.seen.attempts + 1;
+        let reason = words::trying_again(why, &self.bot.settings.bot_name);
+        let seen = self.failed(Observed::Starting, "waiting", reason, why, told);
+        let Some(mut system) = self.seen(&Seen { attempts, ..seen }).await? else { return Ok(Next::Gone) };
+        system.end_step(&self.bot.id, Outcome::Failed, self.now).await?;
+        system.commit().await?;
+        tracing::warn!(bot.id = %self.bot.id, why = ?why, attempts, "a bot did not come up; it is tried again");
+        let pause = usize::try_from(attempts - 1).ok().and_then(|index| RETRY_PAUSES.get(index));
+        Ok(Next::At(self.shared.clock.now() + *pause.unwrap_or(&RETRY_PAUSES[RETRY_PAUSES.len() - 1])))
+    }
+
+    async fn give_up(&self, why: Why, told: Option<String>) -> Result<Next, FleetError> {
+        self.shared.host.stop(&self.bot.id, false).await?;
+        let reason = words::given_up(why, &self.bot.settings.bot_name, told.as_deref());
+        let phase = if why == Why::NoRuntime { Stage::Runtime.as_str() } else { "failed" };
+        let seen = self.failed(Observed::Failed, phase, reason, why, told);
+        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+        system.end_step(&self.bot.id, Outcome::Failed, self.now).await?;
+        system.commit().await?;
+        tracing::error!(bot.id = %self.bot.id, why = ?why, "a bot does not come up; its owner is asked to restart it");
+        Ok(Next::Now)
+    }
+
+    fn failed(&self, observed: Observed, phase: &str, reason: String, why: Why, told: Option<String>) -> Seen {
+        let mut seen = Seen {
+            observed,
+            phase: phase.to_owned(),
+            reason: Some(reason),
+            running_since: None,
+            last_error: Some(told.map_or_else(|| format!("{why:?}"), |told| format!("{why:?}: {told}"))),
+            ..self.bot.seen.clone()
+        };
+        seen.cell.address = None;
+        seen
+    }
+
+    async fn stop(&self) -> Result<Next, FleetError> {
+        let resting = |observed, phase: &str| {
+            let mut seen = Seen {
+                observed,
+                phase: phase.to_owned(),
+                reason: None,
+                running_since: None,
+                attempts: 0,
+                ..self.bot.seen.clone()
+            };
+            seen.cell.address = None;
+            seen
+        };
+        if self.bot.seen.observed != Observed::Stopping || !self.is_in(Stage::Stopping) {
+            let seen = resting(Observed::Stopping, Stage::Stopping.as_str());
+            let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+            self.turn_to(&mut system, Stage::Stopping).await?;
+            system.commit().await?;
+        }
+        self.shared.host.stop(&self.bot.id, false).await?;
+        let phase = if self.bot.intent == Intent::AwaitingPlan { "awaiting_plan" } else { "stopped" };
+        let Some(mut system) = self.seen(&resting(Observed::Stopped, phase)).await? else { return Ok(Next::Gone) };
+        system.end_step(&self.bot.id, Outcome::Done, self.shared.clock.now()).await?;
+        system.commit().await?;
+        tracing::info!(bot.id = %self.bot.id, "a bot was stopped");
+        Ok(Next::Now)
+    }
+
+    /// The row goes last: as long as anything of the bot is left, somebody knows of it.
+    async fn remove(&self) -> Result<Next, FleetError> {
+        if self.bot.seen.phase != "removing" {
+            let mut seen = Seen {
+                observed: Observed::Stopping,
+                phase: "removing".to_owned(),
+                reason: None,
+                running_since: None,
+                ..self.bot.seen.clone()
+            };
+            seen.cell.address = None;
+            let Some(system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+            system.commit().await?;
+        }
+        self.shared.host.stop(&self.bot.id, true).await?;
+        let mut system = self.shared.store.system().await?;
+        if system.delete_bot(self.lease).await? {
+            let body = json!({ "bot_name": self.bot.settings.bot_name });
+            system.announce_bot(self.bot.user, &self.bot.id, EventKind::BotDeleted, body, self.now).await?;
+            system.notify(&molt_store::Channel::Admission).await?;
+            system.commit().await?;
+            tracing::info!(bot.id = %self.bot.id, "a bot was removed");
+        }
+        Ok(Next::Gone)
+    }
+}
+
+/// Whether trying the same settings again can't help.
+fn is_final(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE)
+}
+
+fn random_token() -> SecretString {
+    let mut bytes = [0u8; TOKEN_BYTES];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    hex::encode(bytes).into()
+}

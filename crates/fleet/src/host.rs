@@ -1,0 +1,89 @@
+//! Where cells live: the one trait that a kind of host implements.
+//! Never: anything about rows, plans or people; a host knows bots by their ids only.
+
+use std::fmt;
+use std::pin::Pin;
+
+use molt_bot::CellAddress;
+use molt_model::BotId;
+use secrecy::SecretString;
+use serde_json::Value;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Everything that a cell is started with.
+#[derive(Clone)]
+pub struct CellSpec {
+    pub bot: BotId,
+    /// The system user that is this cell's alone. `None`: the host doesn't give cells users of their own.
+    pub uid: Option<u32>,
+    pub gateway_token: SecretString,
+    pub ghost_key: SecretString,
+    /// Where the cell sends model calls.
+    pub proxy_url: String,
+    /// The runtime's configuration.
+    pub config: Value,
+    /// The settings' revision that `config` renders.
+    pub revision: i64,
+    /// The runtime's program and its arguments.
+    pub runtime_command: Vec<String>,
+}
+
+impl fmt::Debug for CellSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CellSpec").field("bot", &self.bot).field("revision", &self.revision).finish_non_exhaustive()
+    }
+}
+
+/// What a host knows of a bot's cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    Absent,
+    /// A cell lives (it may not answer yet).
+    Present {
+        address: CellAddress,
+    },
+}
+
+/// How `ensure` ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ensured {
+    /// A new cell, from this spec.
+    Started,
+    /// A cell lived already; the spec was not used.
+    AlreadyThere,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The host can't be used at all; the sentence says what to do.
+    #[error("{0}")]
+    Unusable(String),
+    /// Something of the cell would not end.
+    #[error("processes of {bot} would not end")]
+    WontEnd { bot: BotId },
+    #[error("unexpected error of the host")]
+    Unexpected(#[from] anyhow::Error),
+}
+
+/// A kind of host. Every call may be repeated, in any order, after any crash: a cell is named after its bot, and there is
+/// never more than one.
+pub trait Host: Send + Sync + 'static {
+    /// A word for the database and for logs.
+    fn kind(&self) -> &'static str;
+
+    /// Starts the bot's cell unless one lives.
+    fn ensure<'a>(&'a self, spec: &'a CellSpec) -> BoxFuture<'a, Result<Ensured, HostError>>;
+
+    fn inspect<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<Report, HostError>>;
+
+    /// Ends the cell and everything that it started; `Ok` means that nothing is left. The state stays. With `remove` the
+    /// state goes too.
+    fn stop<'a>(&'a self, bot: &'a BotId, remove: bool) -> BoxFuture<'a, Result<(), HostError>>;
+
+    /// Every bot of which this host holds anything: a cell, a state, or the rest of either.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<BotId>, HostError>>;
+
+    /// Resolves when the bot's cell is gone; at once if there is none.
+    fn gone<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, ()>;
+}

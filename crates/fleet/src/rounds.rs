@@ -1,0 +1,180 @@
+//! One worker's time with one bot: look, plan, do one step, write it down, and again, until nothing is left to do now.
+//! Never: two steps on one look, or a transaction that is open while the world is asked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use molt_bot::{CellAddress, CellHealth, Client};
+use molt_model::{Intent, Observed, Time};
+use molt_store::fleet::{FleetBot, Lease, gateway_token_binding};
+use secrecy::SecretString;
+
+use crate::error::FleetError;
+use crate::host::Report;
+use crate::plan::{CellFact, Facts, RuntimeFact, Stage, plan};
+use crate::reconcile::Shared;
+use crate::runtime::RuntimeState;
+
+/// Steps of one bot in one go: more than any plan needs, so that only a fault of ours ever meets it.
+const STEPS_MAX: usize = 24;
+/// A worker that has been busy for so long goes to the end of the queue after its step.
+const TURN: Duration = Duration::from_secs(30);
+/// A run this long ends the count of failures.
+pub(crate) const STABLE_AFTER: TimeDelta = TimeDelta::minutes(2);
+/// After an error that isn't the bot's (the database, the host's disk).
+const ERROR_PAUSE: TimeDelta = TimeDelta::seconds(3);
+/// How often a bot looks whether the runtime can be had again.
+const RUNTIME_RETRY_PAUSE: TimeDelta = TimeDelta::seconds(5);
+
+/// How a worker's turn went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Driven {
+    pub(crate) steps: usize,
+    pub(crate) broke_off: bool,
+}
+
+/// When to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Now,
+    At(Time),
+    /// The lease or the bot is gone.
+    Gone,
+}
+
+/// What was found when the world was asked.
+pub(crate) struct Sight {
+    pub(crate) now: Time,
+    pub(crate) cell: CellSight,
+    pub(crate) runtime: RuntimeState,
+    /// Digest of what a cell would be started with now; none while that isn't known.
+    pub(crate) made_of: Option<String>,
+}
+
+pub(crate) enum CellSight {
+    Absent,
+    Silent,
+    Says(Box<CellHealth>, Client),
+}
+
+impl Shared {
+    /// Works on one bot until everything is as wanted or has to wait, and gives it back.
+    pub(crate) async fn drive(self: Arc<Self>, lease: Lease) -> Driven {
+        let mut driven = Driven::default();
+        let next = match self.take_turn(&lease, &mut driven).await {
+            Ok(next) => next,
+            Err(error) => {
+                driven.broke_off = true;
+                tracing::warn!(bot.id = %lease.bot, error = &error as &dyn std::error::Error,
+                    "work on a bot broke off; it goes on in a moment");
+                Some(self.clock.now() + ERROR_PAUSE)
+            }
+        };
+        self.release(lease, next).await;
+        driven
+    }
+
+    async fn take_turn(self: &Arc<Self>, lease: &Lease, driven: &mut Driven) -> Result<Option<Time>, FleetError> {
+        let began = Instant::now();
+        self.forget_health(&lease.bot);
+        while driven.steps < STEPS_MAX && began.elapsed() < TURN {
+            let Some(bot) = self.load(lease).await? else { return Ok(None) };
+            let sight = self.look(&bot).await?;
+            let facts = facts(&bot, &sight);
+            let Some(step) = plan(&facts) else { return Ok(self.rest(&bot, sight, &facts)) };
+            driven.steps += 1;
+            tracing::debug!(bot.id = %bot.id, step = ?step, "next step of a bot");
+            match self.act(lease, bot, &sight, step).await? {
+                Next::Now => {}
+                Next::At(time) => return Ok(Some(time)),
+                Next::Gone => return Ok(None),
+            }
+        }
+        Ok(Some(self.clock.now()))
+    }
+
+    async fn load(&self, lease: &Lease) -> Result<Option<FleetBot>, FleetError> {
+        let mut system = self.store.system().await?;
+        let bot = system.leased_bot(lease).await?;
+        system.commit().await?;
+        Ok(bot)
+    }
+
+    async fn look(self: &Arc<Self>, bot: &FleetBot) -> Result<Sight, FleetError> {
+        let cell = match self.host.inspect(&bot.id).await? {
+            Report::Absent => CellSight::Absent,
+            Report::Present { address } => {
+                self.guard(&bot.id);
+                self.ask_cell(bot, address).await
+            }
+        };
+        let runtime = self.runtime.borrow().clone();
+        let made_of = match &runtime {
+            RuntimeState::Ready { command } => Some(self.made_of(command)),
+            RuntimeState::Installing { .. } | RuntimeState::Failed { .. } => None,
+        };
+        Ok(Sight { now: self.clock.now(), cell, runtime, made_of })
+    }
+
+    async fn ask_cell(&self, bot: &FleetBot, address: CellAddress) -> CellSight {
+        let asked = matches!(bot.intent, Intent::Running);
+        let Some(token) = self.gateway_token(bot).filter(|_| asked) else { return CellSight::Silent };
+        let client = Client::new(address, token);
+        match client.health().await {
+            Ok(health) => CellSight::Says(Box::new(health), client),
+            Err(error) => {
+                tracing::debug!(bot.id = %bot.id, error = &error as &dyn std::error::Error, "a cell does not answer");
+                CellSight::Silent
+            }
+        }
+    }
+
+    pub(crate) fn gateway_token(&self, bot: &FleetBot) -> Option<SecretString> {
+        let sealed = bot.gateway_token.as_ref()?;
+        let opened = self.store.seal().open(&gateway_token_binding(&bot.id), sealed);
+        if opened.is_err() {
+            tracing::error!(bot.id = %bot.id, "the gateway token of a bot can't be opened: is the seal key the right one?");
+        }
+        opened.ok()
+    }
+
+    /// Nothing to do: a running cell is asked now and then, a bot without a runtime looks again later.
+    fn rest(&self, bot: &FleetBot, sight: Sight, facts: &Facts) -> Option<Time> {
+        if let (Intent::Running, CellSight::Says(_, client)) = (bot.intent, sight.cell) {
+            self.watch_health(&bot.id, client);
+        }
+        let waits = bot.intent == Intent::Running && facts.failed_on_runtime && facts.runtime == RuntimeFact::Failed;
+        waits.then(|| sight.now + RUNTIME_RETRY_PAUSE)
+    }
+}
+
+fn facts(bot: &FleetBot, sight: &Sight) -> Facts {
+    let seen = &bot.seen;
+    let cell = match &sight.cell {
+        CellSight::Absent => CellFact::Absent,
+        CellSight::Silent => CellFact::Silent,
+        CellSight::Says(health, _) => CellFact::Says {
+            phase: health.phase,
+            applied: health.applied.as_ref().map(|applied| applied.revision),
+            outdated: sight.made_of.is_some() && sight.made_of != seen.cell.made_of,
+        },
+    };
+    Facts {
+        intent: bot.intent,
+        generation: bot.generation,
+        observed_generation: seen.observed_generation,
+        revision: bot.revision,
+        applied_revision: seen.applied_revision,
+        refused_revision: seen.cell.refused_revision,
+        observed: seen.observed,
+        reserved: bot.gateway_token.is_some(),
+        failed_on_runtime: seen.observed == Observed::Failed && seen.phase == Stage::Runtime.as_str(),
+        cell,
+        runtime: sight.runtime.fact(),
+        step: bot.step.as_ref().and_then(|step| Some((Stage::parse(&step.name)?, step.deadline_at))),
+        attempts: seen.attempts,
+        stable: seen.running_since.is_some_and(|since| since + STABLE_AFTER <= sight.now),
+        now: sight.now,
+    }
+}
