@@ -65,7 +65,7 @@ export const api = {
   models: () => call<T.Page<T.Model>>('GET', '/api/models'),
 
   conversations: (id: string) => call<T.Page<T.Conversation>>('GET', `${bot(id)}/conversations`),
-  createConversation: (id: string, title: string) => call<T.Conversation>('POST', `${bot(id)}/conversations`, { body: { title } }),
+  createConversation: (id: string) => call<T.Conversation>('POST', `${bot(id)}/conversations`, { body: {} }),
   renameConversation: (id: string, conversation: string, title: string) =>
     call<T.Conversation>('PATCH', talk(id, conversation), { body: { title } }),
   deleteConversation: (id: string, conversation: string) => call<void>('DELETE', talk(id, conversation)),

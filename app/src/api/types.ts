@@ -65,6 +65,7 @@ export interface NewBot {
 export interface Conversation {
   id: string;
   title: string | null;
+  archived?: boolean;
   created_at?: string;
   updated_at?: string;
 }

@@ -7,8 +7,10 @@ import { nextPath } from '@/features/session/forms';
 import { Column } from '@/ui/layout';
 import { Brand } from '@/ui/mark';
 import { Heading, Text } from '@/ui/text';
+import { useTitle } from '@/ui/title';
 
 export function Door({ title, line, children, testID }: { title: string; line: string; children: ReactNode; testID: string }) {
+  useTitle(title);
   return (
     <Column narrow middle testID={testID}>
       <Brand />

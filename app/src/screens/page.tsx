@@ -6,8 +6,10 @@ import { View } from 'react-native';
 import { IconButton } from '@/ui/button';
 import { Column } from '@/ui/layout';
 import { Heading } from '@/ui/text';
+import { useTitle } from '@/ui/title';
 
 export function Page({ title, children, testID, action }: { title: string; children: ReactNode; testID: string; action?: ReactNode }) {
+  useTitle(title);
   const back = () => (router.canGoBack() ? router.back() : router.replace('/'));
   return (
     <View className="flex-1 bg-paper">

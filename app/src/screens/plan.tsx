@@ -14,6 +14,7 @@ import { Icon } from '@/ui/icon';
 import { Column } from '@/ui/layout';
 import { Brand } from '@/ui/mark';
 import { Heading, Text } from '@/ui/text';
+import { useTitle } from '@/ui/title';
 
 const POINTS = [
   'Every model call is counted when it happens. Its cost stands under the answer, exactly.',
@@ -22,6 +23,7 @@ const POINTS = [
 ];
 
 export function Plan({ bot }: { bot: Bot }) {
+  useTitle('The plan');
   const config = useClientConfig();
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState<string | null>(null);

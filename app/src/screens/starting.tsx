@@ -16,9 +16,11 @@ import { Column } from '@/ui/layout';
 import { Brand } from '@/ui/mark';
 import { Skeleton, Spinner } from '@/ui/spinner';
 import { Heading, Text } from '@/ui/text';
+import { useTitle } from '@/ui/title';
 
 export function Starting({ bot }: { bot: Bot }) {
   const failed = bot.status === 'error';
+  useTitle(failed ? `${bot.bot_name} needs you` : `${bot.bot_name} is starting`);
   const now = useNow(failed ? null : 200);
   const restart = useChange(() => api.restartBot(bot.id), [keys.bots]);
   return (

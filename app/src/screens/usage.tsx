@@ -37,13 +37,15 @@ export function UsagePage() {
   );
 }
 
+/** The last day of the period: its end is the first moment that is no longer in it. */
+const lastDay = (end: string) => new Date(Date.parse(end) - 1).toISOString();
 const date = (at: string) => new Date(at).toLocaleDateString(undefined, { day: 'numeric', month: 'long', timeZone: 'UTC' });
 
 function Totals({ usage }: { usage: Usage }) {
   return (
     <Card>
       <Text size="sm" tone="muted">
-        {date(usage.period_start)} to {date(usage.period_end)}
+        {date(usage.period_start)} to {date(lastDay(usage.period_end))}
       </Text>
       <Text size="title" weight="heavy" className="tabular-nums" testID="usage-total" aria-label={`Total ${exactUsd(usage.total_usd)}`}>
         {roundUsd(usage.total_usd)}

@@ -17,6 +17,7 @@ import { Column } from '@/ui/layout';
 import { Brand } from '@/ui/mark';
 import { Select } from '@/ui/select';
 import { Heading, Text } from '@/ui/text';
+import { useTitle } from '@/ui/title';
 
 const TITLES: Record<WizardStep, [title: string, line: string]> = {
   vertical: ['What will it help you with?', 'It sets the tone of the first day. You can ask for anything.'],
@@ -30,6 +31,7 @@ export function Wizard() {
   const [answers, setAnswers] = useState<Answers>({ vertical: null, name: '', timezone: browserTimezone() });
   const create = useChange(api.createBot, [keys.bots]);
   const step = STEPS[index]!;
+  useTitle(TITLES[step][0]);
   const last = index === STEPS.length - 1;
   const answer = (change: Partial<Answers>) => (setFault(null), setAnswers({ ...answers, ...change }));
 

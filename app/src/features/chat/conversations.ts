@@ -1,23 +1,14 @@
-// The names of conversations.
+// The names of conversations, and which of them the side panel shows.
+// Never: a title made here; the server names a conversation after its first message.
 
 import type { Conversation } from '@/api/types';
 
-/** The title that a conversation gets before its first message. */
-export const UNTITLED = 'New conversation';
-const TITLE_CHARACTERS_MAX = 48;
-
-export function conversationTitle({ id, title }: Conversation): string {
-  return title?.trim() || (id === 'main' ? 'First conversation' : UNTITLED);
+export function conversationTitle({ id, title }: Pick<Conversation, 'id' | 'title'>): string {
+  return title?.trim() || (id === 'main' ? 'First conversation' : 'New conversation');
 }
 
-/** The default conversation is there even before the server lists it. */
-export function withMain(items: readonly Conversation[]): readonly Conversation[] {
-  return items.some(({ id }) => id === 'main') ? items : [...items, { id: 'main', title: null }];
-}
-
-/** A title out of the first message. */
-export function titleFrom(text: string): string {
-  const line = text.trim().split('\n')[0]!.trim();
-  const letters = [...line];
-  return letters.length > TITLE_CHARACTERS_MAX ? `${letters.slice(0, TITLE_CHARACTERS_MAX - 1).join('').trimEnd()}…` : line;
+/** The default conversation is there even before the server lists it; put-away ones are not. */
+export function listed(items: readonly Conversation[]): readonly Conversation[] {
+  const shown = items.filter(({ archived }) => !archived);
+  return items.some(({ id }) => id === 'main') ? shown : [...shown, { id: 'main', title: null }];
 }

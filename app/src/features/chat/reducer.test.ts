@@ -71,12 +71,13 @@ test('however the connection was cut and the frames repeated, the end is the sam
       }
       expect(play(state, beats.slice(position))).toEqual(straight);
     }),
-    { numRuns: 300 },
+    { numRuns: 500 },
   );
 });
 
 function textOf(state: ChatState, conversation: string) {
   const runs = Object.values(state.conversations[conversation]?.runs ?? {});
+  runs.sort((a, b) => a.id.localeCompare(b.id));
   return runs.map((run) => [run.id, run.frames, run.open.map((open) => [open.message_id, open.text])]);
 }
 

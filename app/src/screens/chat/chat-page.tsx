@@ -8,12 +8,14 @@ import { sentence } from '@/api/problem';
 import type { Bot } from '@/api/types';
 import { awayWord } from '@/features/bots/face';
 import type { Link } from '@/features/chat/connection';
-import { conversationTitle, titleFrom, UNTITLED } from '@/features/chat/conversations';
+import { conversationTitle } from '@/features/chat/conversations';
+import type { Turn } from '@/features/chat/turns';
 import { useChat, type ChatView } from '@/features/chat/use-chat';
 import { keys, useChange, useConversations } from '@/features/queries';
 import { Banner } from '@/ui/banner';
 import { Button, IconButton } from '@/ui/button';
 import { useIsDesk } from '@/ui/layout';
+import { useTitle } from '@/ui/title';
 import { Skeleton } from '@/ui/spinner';
 import { Text } from '@/ui/text';
 import { toast } from '@/ui/toast';
@@ -32,6 +34,7 @@ export function ChatPage({ bot }: { bot: Bot }) {
   const { c } = useLocalSearchParams<{ c?: string }>();
   const conversation = c || 'main';
   const view = useChat(bot.id, conversation);
+  useTitle(bot.bot_name);
   const drafts = useRef(new Map<string, string>());
   const choose = (id: string) => {
     if (!desk) setPanel(false);
@@ -119,12 +122,9 @@ function Talk({ bot, conversation, view, drafts }: { bot: Bot; conversation: str
   const [draft, setDraft] = useState(drafts.get(conversation) ?? '');
   const write = (text: string) => (drafts.set(conversation, text), setDraft(text));
   const asked = useRef(0);
-  const listed = useConversations(bot.id).data?.items.find(({ id }) => id === conversation);
-  const rename = useChange((title: string) => api.renameConversation(bot.id, conversation, title), [keys.conversations(bot.id)]);
   const say = (text: string) => {
     write('');
     chat?.say(conversation, text);
-    if (conversation !== 'main' && turns.length === 0 && listed && conversationTitle(listed) === UNTITLED) rename.mutate(titleFrom(text));
   };
   const actions = useMemo<TurnActions>(
     () => ({
@@ -150,8 +150,22 @@ function Talk({ bot, conversation, view, drafts }: { bot: Bot; conversation: str
           <Skeleton lines={5} />
         </View>
       )}
+      <Announcer turn={turns.at(-1)} />
       <Composer botName={bot.bot_name} draft={draft} onDraft={write} onSend={say} onStop={active ? () => chat?.stop(active) : null} />
     </>
+  );
+}
+
+/** More of an answer than this is not read out by itself. */
+const ANNOUNCED_CHARACTERS_MAX = 600;
+
+/** Says a finished answer once to a screen reader; the streaming pieces would be noise. */
+function Announcer({ turn }: { turn: Turn | undefined }) {
+  const texts = turn?.state === 'finished' ? turn.blocks.flatMap((block) => (block.kind === 'text' ? [block.text] : [])) : [];
+  return (
+    <Text className="sr-only" role="status">
+      {texts.join(' ').slice(0, ANNOUNCED_CHARACTERS_MAX)}
+    </Text>
   );
 }
 

@@ -116,7 +116,7 @@ function Table({ block }: { block: Extract<Prose, { kind: 'table' }> }) {
       </View>
     ));
   return (
-    <ScrollView horizontal className="grow-0 rounded-xl border border-line">
+    <ScrollView horizontal className="max-w-full grow-0 self-start rounded-xl border border-line">
       <View role="table">
         <View role="row" className="flex-row bg-sunken">
           {row(block.header, true)}

@@ -6,7 +6,7 @@ import { Pressable, ScrollView, View } from 'react-native';
 import { api } from '@/api/client';
 import { sentence } from '@/api/problem';
 import type { Bot, Conversation } from '@/api/types';
-import { conversationTitle, withMain } from '@/features/chat/conversations';
+import { conversationTitle, listed } from '@/features/chat/conversations';
 import { keys, useBots, useChange, useConversations } from '@/features/queries';
 import { Button, IconButton } from '@/ui/button';
 import { Icon, type IconName } from '@/ui/icon';
@@ -25,9 +25,9 @@ export interface SidebarProps {
 }
 
 export function Sidebar({ bot, current, onChoose, onDeleted }: SidebarProps) {
-  const create = useChange((title: string) => api.createConversation(bot.id, title), [keys.conversations(bot.id)]);
+  const create = useChange(() => api.createConversation(bot.id), [keys.conversations(bot.id)]);
   const begin = () =>
-    create.mutateAsync('New conversation').then(
+    create.mutateAsync(undefined).then(
       (made) => onChoose(made.id),
       (error: unknown) => toast(sentence(error), 'bad'),
     );
@@ -71,7 +71,7 @@ function Conversations({ bot, current, onChoose, onDeleted }: SidebarProps) {
       {list.isPending ? <Skeleton lines={3} /> : null}
       {list.error ? <Fault error={list.error} onRetry={() => void list.refetch()} testID="conversations-fault" /> : null}
       {list.data
-        ? withMain(list.data.items).map((conversation) => (
+        ? listed(list.data.items).map((conversation) => (
             <ConversationRow key={conversation.id} conversation={conversation} current={conversation.id === current} onPress={() => onChoose(conversation.id)} onRename={() => setRenaming(conversation)} onDelete={() => setDeleting(conversation)} />
           ))
         : null}

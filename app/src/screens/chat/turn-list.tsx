@@ -45,7 +45,7 @@ export function TurnList({ turns, more, onEarlier, actions, botName }: { turns: 
   return (
     <View className="flex-1">
       <ScrollView ref={view} testID="chat-list" className="flex-1 [overflow-anchor:none]" contentContainerClassName="grow justify-end px-4 py-6" scrollEventThrottle={50} onScroll={onScroll} onContentSizeChange={onContentSize} keyboardShouldPersistTaps="handled">
-        <View className="w-full max-w-3xl gap-6 self-center" role="log" aria-label="Conversation">
+        <View className="w-full max-w-3xl gap-6 self-center" role="log" aria-live="off" aria-label="Conversation">
           {more ? <View className="items-center py-2"><Spinner /></View> : null}
           {turns.map((turn, index) => (
             <View key={turn.key} className="gap-6">
