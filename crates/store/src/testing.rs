@@ -4,10 +4,12 @@
 
 mod server;
 
+use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use secrecy::SecretString;
+use molt_model::UserId;
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
@@ -66,6 +68,18 @@ impl TestDatabase {
     /// One number, as the owner sees it: `count("select count(*) from molt.bots")`.
     pub async fn count(&self, sql: &str) -> i64 {
         self.text(sql).await.map_or(0, |text| text.parse().expect("a number"))
+    }
+
+    /// Runs one statement as the application role acting for this person, as a request does; `None`: for nobody. Answers how
+    /// many rows it gave or touched, or what the database said against it. Nothing of it stays.
+    pub async fn as_tenant(&self, user: Option<UserId>, sql: &str) -> Result<u64, String> {
+        let connected = PgConnectOptions::from_str(self.url.expose_secret()).expect("made here").connect().await;
+        let mut connection = connected.expect("the test server is up");
+        let claims = user.map(|user| format!("{{\"sub\":\"{user}\"}}")).unwrap_or_default();
+        let acting = format!("begin; set local role molt_tenant; set local \"request.jwt.claims\" = '{claims}'");
+        run(&mut connection, acting).await.expect("the application role may act for tenants");
+        let done = connection.execute(AssertSqlSafe(sql.to_owned())).await;
+        done.map(|done| done.rows_affected()).map_err(|error| error.to_string())
     }
 
     /// Another store on the same database, as another process of the platform would open it.
