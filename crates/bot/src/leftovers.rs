@@ -50,6 +50,12 @@ pub fn start_time(pid: u32) -> Option<u64> {
     stat_field(pid, 22)?.parse().ok()
 }
 
+/// The process that it belongs to.
+#[must_use]
+pub fn parent(pid: u32) -> Option<u32> {
+    stat_field(pid, 4)?.parse().ok()
+}
+
 /// The name of the process's program, cut to fifteen bytes by the kernel.
 #[must_use]
 pub fn program_name(pid: u32) -> Option<String> {

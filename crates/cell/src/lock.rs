@@ -34,7 +34,7 @@ impl CellLock {
             Err(error) => return Err(LockError::Unexpected(anyhow::Error::new(error).context("flock"))),
         }
         let pid = std::process::id();
-        let started = crate::process::start_time(pid).unwrap_or(0);
+        let started = molt_bot::leftovers::start_time(pid).unwrap_or(0);
         file.set_len(0).context("empty the lock")?;
         writeln!(file, "{pid} {started}").context("write the lock")?;
         Ok(Self { _file: file })

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use chrono::Utc;
+use molt_bot::leftovers::mark;
 use molt_cell::chat::Chat;
 use molt_cell::config::Config;
 use molt_cell::environment::Environment;
@@ -14,7 +15,7 @@ use molt_cell::http::{Door, Listener, serve};
 use molt_cell::journal::Journal;
 use molt_cell::layout::Layout;
 use molt_cell::lock::{CellLock, LockError};
-use molt_cell::process::{HOLD_ARGUMENT, Keeper, hold, mark};
+use molt_cell::process::{HOLD_ARGUMENT, Keeper, hold};
 use molt_cell::supervisor::Supervisor;
 use molt_cell::traces::Traces;
 use rustix::process::DumpableBehavior;

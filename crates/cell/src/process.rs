@@ -2,26 +2,19 @@
 //! Never: end a process that doesn't carry this bot's mark or descend from this cell.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use molt_bot::leftovers::{MARK_VARIABLE, environment, living, parent};
 use rustix::process::{Pid, Signal, WaitOptions};
-use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc as async_mpsc, oneshot};
-
-/// Every process of a runtime inherits it.
-pub const MARK_VARIABLE: &str = "MOLT_CELL_MARK";
 
 /// The argument that turns this program into the stub which `Keeper` starts.
 pub const HOLD_ARGUMENT: &str = "hold";
 
-/// Environments of processes are a few kilobytes; more is not one of ours.
-const ENVIRON_BYTES_MAX: u64 = 1024 * 1024;
 /// A killed process is gone within milliseconds unless it hangs in the kernel.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(3);
 const SWEEP_PAUSE: Duration = Duration::from_millis(10);
@@ -29,33 +22,6 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(10);
 const OWN_PROGRAM: &str = "/proc/self/exe";
 /// How long the reaper rests when there is nothing to wait for.
 const REAPER_PAUSE: Duration = Duration::from_millis(50);
-
-/// The mark of a bot's processes on this state folder.
-#[must_use]
-pub fn mark(bot: &str, state: &Path) -> String {
-    let mut digest = Sha256::new();
-    digest.update(bot.as_bytes());
-    digest.update([0]);
-    digest.update(state.as_os_str().as_encoded_bytes());
-    hex::encode(&digest.finalize()[..16])
-}
-
-/// Clock ticks since boot at which the process started; tells a process from a later one with the same number.
-#[must_use]
-pub fn start_time(pid: u32) -> Option<u64> {
-    stat_field(pid, 22)?.parse().ok()
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    stat_field(pid, 4)?.parse().ok()
-}
-
-/// A field of /proc/PID/stat by its number in proc(5). The second field may hold spaces and brackets.
-fn stat_field(pid: u32, number: usize) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after_name = &text[text.rfind(')')? + 1..];
-    after_name.split_whitespace().nth(number - 3).map(str::to_owned)
-}
 
 /// Asks the process to end.
 pub fn terminate(pid: u32) {
@@ -86,16 +52,14 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// Living processes (not zombies) that belong to a runtime of this bot.
+/// Living processes that belong to a runtime of this bot.
 fn leftovers(mark: &str) -> Vec<u32> {
     let wanted = format!("{MARK_VARIABLE}={mark}");
     let own = std::process::id();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids: Vec<u32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let pids = living();
     let parents: HashMap<u32, u32> = pids.iter().filter_map(|&pid| Some((pid, parent(pid)?))).collect();
     pids.into_iter()
-        .filter(|&pid| pid != own && stat_field(pid, 3).is_some_and(|state| state != "Z" && state != "X"))
-        .filter(|&pid| descends(pid, own, &parents) || carries(pid, &wanted))
+        .filter(|&pid| descends(pid, own, &parents) || environment(pid).iter().any(|entry| *entry == wanted))
         .collect()
 }
 
@@ -109,15 +73,6 @@ fn descends(mut pid: u32, ancestor: u32, parents: &HashMap<u32, u32>) -> bool {
         }
     }
     false
-}
-
-fn carries(pid: u32, wanted: &str) -> bool {
-    let Ok(file) = std::fs::File::open(format!("/proc/{pid}/environ")) else { return false };
-    let mut environ = Vec::new();
-    if file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environ).is_err() {
-        return false;
-    }
-    environ.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes())
 }
 
 /// What to start.
@@ -221,31 +176,4 @@ pub fn hold(parent: &str, command: &[String]) -> anyhow::Error {
     }
     let error = Command::new(program).args(arguments).exec();
     anyhow::Error::new(error).context("start the runtime")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_marked_processes_are_found() {
-        let own = mark("molt-a", Path::new("/state/a"));
-        assert_ne!(own, mark("molt-a", Path::new("/state/b")));
-        assert_ne!(own, mark("molt-b", Path::new("/state/a")));
-        let unique = mark("molt-a", Path::new(&format!("/state/{}", uuid::Uuid::new_v4())));
-        let wanted = format!("{MARK_VARIABLE}={unique}");
-        let mut marked = Command::new("sleep").arg("30").env(MARK_VARIABLE, &unique).spawn().unwrap();
-        let mut stranger = Command::new("sleep").arg("30").env(MARK_VARIABLE, format!("{unique}x")).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !carries(marked.id(), &wanted) && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-        assert!(carries(marked.id(), &wanted));
-        assert!(!carries(stranger.id(), &wanted));
-        assert!(start_time(marked.id()).is_some());
-        marked.kill().unwrap();
-        stranger.kill().unwrap();
-        marked.wait().unwrap();
-        stranger.wait().unwrap();
-    }
 }

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use molt_bot::leftovers::MARK_VARIABLE;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::layout::Layout;
-use crate::process::{MARK_VARIABLE, Spawn};
+use crate::process::Spawn;
 
 /// The runtime's model key means nothing: the forwarder puts the real one in its place.
 const PLACEHOLDER_KEY: &str = "placeholder";
