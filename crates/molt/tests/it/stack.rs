@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod openapi;
 pub(crate) mod people;
 pub(crate) mod processes;
+pub(crate) mod upstream;
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -97,19 +98,23 @@ impl Stack {
     /// `molt dev` as this installation runs it; its words go to the log.
     pub(crate) fn command(&self) -> Command {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the folder can be written");
+        let mut command = self.operator_command(&["dev"]);
+        command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
+        command.stdout(log.try_clone().expect("a file can be cloned")).stderr(log).process_group(0);
+        command
+    }
+
+    /// Any command line of whoever runs this installation.
+    pub(crate) fn operator_command(&self, arguments: &[&str]) -> Command {
         let mut command = molt();
         command
-            .arg("dev")
-            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .args(arguments)
             .arg("--data-dir")
             .arg(self.data())
             .current_dir(&self.folder)
             .env("MOLT_SEAL_KEY", self.seal.expose_secret())
             .env("DATABASE_URL", self.database.owner_url.expose_secret())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file can be cloned"))
-            .stderr(log)
-            .process_group(0);
+            .stdin(Stdio::null());
         command
     }
 

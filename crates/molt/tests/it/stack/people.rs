@@ -75,4 +75,24 @@ impl Stack {
         self.wait_running(&person, &bot).await;
         (person, bot)
     }
+
+    /// What whoever runs the installation types.
+    pub(crate) async fn grant_operator(&self, email: &str) {
+        self.operator(&["admin", "grant-operator", email]).await;
+    }
+
+    /// A Ghost Key for a program of this person's.
+    pub(crate) async fn make_key(&self, email: &str) -> String {
+        let said = self.operator(&["keys", "create", "--user", email]).await;
+        said.split_whitespace().max_by_key(|word| word.len()).expect("a key").to_owned()
+    }
+
+    /// Runs a command line of the operator's; what it printed.
+    async fn operator(&self, arguments: &[&str]) -> String {
+        let mut command = self.operator_command(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+        let output = output.expect("the program was built");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
 }
