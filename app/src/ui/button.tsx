@@ -10,7 +10,7 @@ import { Text, type Tone } from './text';
 type Kind = 'primary' | 'quiet' | 'plain' | 'danger';
 
 const FACES: Record<Kind, { box: string; tone: Tone; color: ColorName }> = {
-  primary: { box: 'bg-accent hover:opacity-90 active:opacity-80', tone: 'on-accent', color: 'on-accent' },
+  primary: { box: 'bg-accent hover:bg-accent-ink active:bg-accent-ink', tone: 'on-accent', color: 'on-accent' },
   quiet: { box: 'border border-edge bg-surface hover:bg-sunken active:bg-sunken', tone: 'ink', color: 'ink' },
   plain: { box: 'hover:bg-sunken active:bg-sunken', tone: 'ink', color: 'ink' },
   danger: { box: 'border border-bad bg-surface hover:bg-bad-soft active:bg-bad-soft', tone: 'bad', color: 'bad' },
@@ -65,7 +65,7 @@ export function IconButton({ label, icon, onPress, testID, color = 'muted', fill
   expanded?: boolean;
 }) {
   const soft = color === 'bad' ? 'bg-bad-soft' : '';
-  const face = filled ? 'bg-accent hover:opacity-90' : `${soft} hover:bg-sunken active:bg-sunken`;
+  const face = filled ? 'bg-accent hover:bg-accent-ink' : `${soft} hover:bg-sunken active:bg-sunken`;
   return (
     <Pressable
       testID={testID}

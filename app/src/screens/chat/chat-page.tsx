@@ -176,7 +176,7 @@ function Drawer({ open, onClose, children }: { open: boolean; onClose: () => voi
         <View className="h-full w-80 max-w-[85%] border-r border-line bg-sunken" role="dialog" aria-label="Side panel" testID="drawer">
           {children}
         </View>
-        <Pressable className="flex-1 bg-veil" onPress={onClose} aria-label="Close the side panel" testID="drawer-close" />
+        <Pressable role="button" className="flex-1 bg-veil" onPress={onClose} aria-label="Close the side panel" testID="drawer-close" />
       </View>
     </Modal>
   );

@@ -116,7 +116,7 @@ function Table({ block }: { block: Extract<Prose, { kind: 'table' }> }) {
       </View>
     ));
   return (
-    <ScrollView horizontal className="max-w-full grow-0 self-start rounded-xl border border-line">
+    <ScrollView horizontal tabIndex={0} aria-label="Table" className="max-w-full grow-0 self-start rounded-xl border border-line">
       <View role="table">
         <View role="row" className="flex-row bg-sunken">
           {row(block.header, true)}
@@ -155,7 +155,7 @@ function Code({ text, language }: { text: string; language: string }) {
         </Text>
         <CopyButton text={text} />
       </View>
-      <ScrollView horizontal contentContainerClassName="px-4 py-3">
+      <ScrollView horizontal tabIndex={0} aria-label="Code" contentContainerClassName="px-4 py-3">
         <Text mono size="sm" selectable className="whitespace-pre">
           {text}
         </Text>
