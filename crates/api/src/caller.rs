@@ -6,10 +6,11 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use molt_identity::VerifyError;
-use molt_model::UserId;
+use molt_model::{BotId, UserId};
 use molt_store::TenantTx;
 use molt_store::users::Role;
 
+use crate::extract::BotPath;
 use crate::problem::{Code, Problem};
 use crate::state::ApiState;
 
@@ -52,6 +53,14 @@ impl Caller {
 #[derive(Clone, Copy, Debug)]
 pub struct Operator(pub Caller);
 
+/// A caller and a bot of theirs, named by `{id}` of the path. Anybody else's bot is not found, before anything else of the
+/// request is looked at.
+#[derive(Clone, Debug)]
+pub struct OwnBot {
+    pub caller: Caller,
+    pub id: BotId,
+}
+
 impl FromRequestParts<ApiState> for Caller {
     type Rejection = Problem;
 
@@ -70,6 +79,19 @@ impl FromRequestParts<ApiState> for Operator {
         }
         let detail = "Ask whoever runs this installation: `molt admin grant-operator <e-mail>` gives the role.";
         Err(Problem::new(Code::NotAnOperator, detail))
+    }
+}
+
+impl FromRequestParts<ApiState> for OwnBot {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let caller = Caller::authenticate(state, &parts.headers).await?;
+        let BotPath(id) = BotPath::from_request_parts(parts, state).await?;
+        if caller.tx(state).await?.has_bot(&id).await? {
+            return Ok(Self { caller, id });
+        }
+        Err(Problem::bot_not_found())
     }
 }
 

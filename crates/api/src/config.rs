@@ -2,7 +2,7 @@
 //! Never: read from the environment here; `molt` builds it once at start.
 
 use molt_model::Nanos;
-use url::Url;
+use url::{Host, Url};
 
 /// Settings of the API, checked by `validate`.
 #[derive(Clone, Debug)]
@@ -59,16 +59,35 @@ impl Config {
         faults
     }
 
-    /// Whether a page of this origin may use the API: our own, or one that the operator named.
+    /// Whether a page of this origin may use the API: our own, or one that the operator named. On a loopback address
+    /// every name of this machine is our own, because people type `localhost` for `127.0.0.1`.
     #[must_use]
     pub fn allows_origin(&self, origin: &str) -> bool {
-        origin == self.public_url.origin().ascii_serialization() || self.origins.iter().any(|allowed| allowed == origin)
+        if origin == self.public_url.origin().ascii_serialization() || self.origins.iter().any(|named| named == origin)
+        {
+            return true;
+        }
+        let Ok(url) = Url::parse(origin) else { return false };
+        is_loopback(&self.public_url)
+            && is_loopback(&url)
+            && url.origin().ascii_serialization() == origin
+            && url.scheme() == self.public_url.scheme()
+            && url.port_or_known_default() == self.public_url.port_or_known_default()
     }
 
     /// `path` (with its leading slash) as an absolute address of this installation.
     #[must_use]
     pub fn address(&self, path: &str) -> String {
         format!("{}{path}", self.public_url.as_str().trim_end_matches('/'))
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 
@@ -90,7 +109,10 @@ mod tests {
             ("http://127.0.0.1:8787", true),
             ("https://app.example", true),
             ("http://127.0.0.1:8788", false),
-            ("http://localhost:8787", false),
+            ("http://localhost:8787", true),
+            ("http://[::1]:8787", true),
+            ("https://localhost:8787", false),
+            ("http://localhost:8787.evil.example", false),
             ("https://app.example.evil.example", false),
             ("null", false),
             ("", false),

@@ -1,18 +1,22 @@
 //! What a handler takes from a request, with every refusal as a `Problem` that says what to do.
 //! Never: axum's own extractors in a handler, because their refusals are plain text.
 
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
+use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, JsonRejection};
-use axum::extract::{FromRequest, FromRequestParts, Request};
-use http::header::IF_MATCH;
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
+use http::header::{IF_MATCH, ORIGIN};
 use http::request::Parts;
 use molt_model::BotId;
 use serde::de::DeserializeOwned;
 
 use crate::problem::{Code, Problem, sentence};
+use crate::state::ApiState;
 
-/// A JSON body of a given shape; as an answer, the same as axum's.
+/// A JSON body of a given shape.
 pub(crate) struct Json<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
@@ -20,6 +24,24 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         match axum::Json::<T>::from_request(request, state).await {
+            Ok(axum::Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(refuse_body(&rejection)),
+        }
+    }
+}
+
+/// A JSON body that may be left out.
+pub(crate) struct OptionalJson<T>(pub(crate) Option<T>);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| refuse_bytes(&rejection))?;
+        if bytes.is_empty() {
+            return Ok(Self(None));
+        }
+        match axum::Json::<Option<T>>::from_bytes(&bytes) {
             Ok(axum::Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(refuse_body(&rejection)),
         }
@@ -113,5 +135,34 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
         number.parse().map(Self).map_err(|_| {
             Problem::new(Code::InvalidHeader, sentence("send the revision in If-Match as a number, such as \"7\""))
         })
+    }
+}
+
+/// Where a request came from, as far as we can tell: the other end's address without its port. Behind a reverse proxy all
+/// requests come from one place; limits by place are then limits for all.
+pub(crate) struct Place(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Place {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let address = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
+        Ok(Self(address.unwrap_or_default()))
+    }
+}
+
+/// Refuses requests that a page of another origin made the browser send with our cookie. A program sends no origin.
+pub(crate) struct SameOrigin;
+
+impl FromRequestParts<ApiState> for SameOrigin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let Some(origin) = parts.headers.get(ORIGIN) else { return Ok(Self) };
+        if origin.to_str().is_ok_and(|origin| state.config.allows_origin(origin)) {
+            return Ok(Self);
+        }
+        let detail = "Open the app at its own address; the operator can allow another one in the setting `origins`.";
+        Err(Problem::new(Code::OriginNotAllowed, detail))
     }
 }

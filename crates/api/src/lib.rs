@@ -7,6 +7,7 @@ mod chat;
 mod config;
 mod extract;
 mod middleware;
+mod pages;
 mod problem;
 mod routes;
 mod state;
@@ -14,7 +15,7 @@ mod state;
 use axum::Router;
 use utoipa::openapi::OpenApi;
 
-pub use caller::{Caller, Operator};
+pub use caller::{Caller, Operator, OwnBot};
 pub use chat::Relays;
 pub use config::Config;
 pub use problem::{Code, Problem};
@@ -31,4 +32,10 @@ pub fn router(state: ApiState) -> Router {
 #[must_use]
 pub fn openapi() -> OpenApi {
     routes::describe(routes::api().split_for_parts().1)
+}
+
+/// The description as it is kept in the repository's `openapi.json`.
+#[must_use]
+pub fn openapi_json() -> String {
+    routes::openapi_json()
 }

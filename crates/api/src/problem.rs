@@ -5,6 +5,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
+use molt_identity::IdentityError;
 use molt_model::settings::InvalidSettings;
 use molt_store::StoreError;
 use serde::Serialize;
@@ -130,6 +131,12 @@ impl Problem {
         Self::new(Code::BotNotFound, "None of your assistants has this id; GET /api/bots lists them.")
     }
 
+    /// The installation does without this outside service.
+    #[must_use]
+    pub fn not_configured(detail: &str) -> Self {
+        Self::new(Code::NotConfigured, detail)
+    }
+
     /// The fault is ours. The chain is logged here, once; the caller gets a neutral sentence.
     pub fn unexpected(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "a request failed unexpectedly");
@@ -185,6 +192,39 @@ impl From<StoreError> for Problem {
 impl From<InvalidSettings> for Problem {
     fn from(invalid: InvalidSettings) -> Self {
         Self::field(invalid.field, sentence(&invalid.problem))
+    }
+}
+
+impl From<IdentityError> for Problem {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Field { field, problem } => Self::field(field, sentence(&problem)),
+            IdentityError::WrongCredentials => {
+                Self::new(Code::WrongCredentials, "Check both, or ask for a link by mail and log in with that.")
+            }
+            IdentityError::EmailTaken => {
+                let detail = "An account with this address exists; log in instead.";
+                Self { field: Some("email".to_owned()), ..Self::new(Code::EmailTaken, detail) }
+            }
+            IdentityError::SignupClosed => {
+                Self::new(Code::SignupClosed, "This installation takes no new people; ask whoever runs it.")
+            }
+            IdentityError::InviteInvalid => {
+                let detail =
+                    "Sign-up needs an invitation that is yours, unused and not too old; ask whoever runs this.";
+                Self { field: Some("invite".to_owned()), ..Self::new(Code::InviteInvalid, detail) }
+            }
+            IdentityError::SessionEnded => Self::new(Code::SessionEnded, "Log in again."),
+            IdentityError::LinkInvalid => {
+                Self::new(Code::LinkInvalid, "A link works once and not for long; ask for a new one.")
+            }
+            IdentityError::TooManyTries { retry_after_s } => {
+                Self::new(Code::TooManyTries, format!("Wait {retry_after_s} seconds, then try again."))
+                    .retry_after_s(retry_after_s)
+            }
+            IdentityError::Store(error) => error.into(),
+            IdentityError::Unexpected(error) => Self::unexpected(&*error),
+        }
     }
 }
 

@@ -371,7 +371,8 @@ grant select (id, issuer, subject, email, name, timezone, role, cap_nanos, event
 grant update (name, timezone, cap_nanos, event_id, erase_requested_at, updated_at) on molt.users to molt_tenant;
 grant select (user_id, revoked_at), update (revoked_at) on molt.sessions to molt_tenant;
 grant select on molt.billing, molt.usage_logs, molt.usage_aggregates, molt.events, molt.bot_steps to molt_tenant;
-grant select (id, user_id, bot_id, label, cap_nanos, created_at, revoked_at) on molt.ghost_keys to molt_tenant;
+grant select (id, user_id, bot_id, label, cap_nanos, created_at, revoked_at), update (revoked_at)
+  on molt.ghost_keys to molt_tenant;
 grant select (id, user_id, bot_name, vertical, settings, revision, applied_revision, intent, intent_reason, generation, observed,
               observed_generation, phase, reason, host, gateway_url, running_since, due_at, chat_seq, created_at, updated_at)
   on molt.bots to molt_tenant;

@@ -195,6 +195,8 @@ impl TenantTx {
         let sql = "update molt.bots set intent = 'deleted', due_at = $2, attempts = 0, updated_at = $2
                    where user_id = $1 and intent <> 'deleted'";
         sqlx::query(sql).bind(self.user.0).bind(now).execute(&mut *self.tx).await?;
+        let sql = "update molt.ghost_keys set revoked_at = $2 where user_id = $1 and revoked_at is null";
+        sqlx::query(sql).bind(self.user.0).bind(now).execute(&mut *self.tx).await?;
         self.notify(&Channel::Fleet).await?;
         self.notify(&Channel::Admission).await
     }

@@ -23,13 +23,14 @@ struct Ready {
 }
 
 /// Answers as long as the program runs.
-#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = String)))]
+#[utoipa::path(get, path = "/healthz", operation_id = "readAlive", tag = "health",
+    security(()), responses((status = 200, body = String)))]
 async fn alive() -> &'static str {
     "ok\n"
 }
 
 /// Whether requests can be answered; 503 with what is missing otherwise.
-#[utoipa::path(get, path = "/readyz", tag = "health", security(()),
+#[utoipa::path(get, path = "/readyz", operation_id = "readReady", tag = "health", security(()),
     responses((status = 200, body = Ready), (status = 503, body = Ready)))]
 async fn ready(State(state): State<ApiState>) -> (StatusCode, Json<Ready>) {
     let mut waiting_for = (state.readiness)();

@@ -1,0 +1,158 @@
+//! What operators may see and do. Every action is in the audit log.
+//! Never: open to anybody without the operator role, or silent.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, SecondsFormat, Utc};
+use molt_model::{Time, UserId};
+use molt_store::mail::MailRow;
+use molt_store::users::{Role, UserRow};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::caller::Operator;
+use crate::extract::{self, Path, Query};
+use crate::pages::{Page, PageQuery};
+use crate::problem::{Code, Problem};
+use crate::state::ApiState;
+
+pub(crate) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new().routes(routes!(mails)).routes(routes!(users)).routes(routes!(set_role))
+}
+
+/// A mail that built-in mail kept instead of sending it.
+#[derive(Serialize, ToSchema)]
+struct MailView {
+    id: String,
+    to: String,
+    subject: String,
+    text: String,
+    at: DateTime<Utc>,
+}
+
+/// A person, as operators see them.
+#[derive(Serialize, ToSchema)]
+struct UserView {
+    id: String,
+    email: String,
+    name: Option<String>,
+    /// `user` or `operator`.
+    role: &'static str,
+    created_at: DateTime<Utc>,
+}
+
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum RoleWord {
+    User,
+    Operator,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RoleBody {
+    role: RoleWord,
+}
+
+/// What built-in mail kept, newest first.
+#[utoipa::path(get, path = "/api/admin/mails", operation_id = "listMails", tag = "operators", params(PageQuery),
+    responses((status = 200, body = Page<MailView>)))]
+async fn mails(
+    State(state): State<ApiState>,
+    operator: Operator,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<MailView>>, Problem> {
+    let before = query.after.as_deref().map(|text| mail_cursor(text).ok_or_else(bad_cursor)).transpose()?;
+    let limit = query.limit();
+    let mut tx = state.store.system().await?;
+    let rows = tx.mails_before(before, limit).await?;
+    let actor = operator.0.user.to_string();
+    tx.audit(&actor, "mails.read", "mails", &json!({ "count": rows.len() }), state.now()).await?;
+    tx.commit().await?;
+    let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
+    let next = rows.last().filter(|_| full).map(cursor_of);
+    let items = rows.into_iter().map(|row| MailView {
+        id: row.id.to_string(),
+        to: row.to_address,
+        subject: row.subject,
+        text: row.text,
+        at: row.created_at,
+    });
+    Ok(Json(Page { items: items.collect(), next }))
+}
+
+/// Everybody who has an account here.
+#[utoipa::path(get, path = "/api/admin/users", operation_id = "listUsers", tag = "operators", params(PageQuery),
+    responses((status = 200, body = Page<UserView>)))]
+async fn users(
+    State(state): State<ApiState>,
+    operator: Operator,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<UserView>>, Problem> {
+    let after: Option<UserId> =
+        query.after.as_deref().map(|text| text.parse().map_err(|_| bad_cursor())).transpose()?;
+    let limit = query.limit();
+    let mut tx = state.store.system().await?;
+    let rows = tx.users_after(after, limit).await?;
+    let actor = operator.0.user.to_string();
+    tx.audit(&actor, "users.read", "users", &json!({ "count": rows.len() }), state.now()).await?;
+    tx.commit().await?;
+    let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
+    let next = rows.last().filter(|_| full).map(|row| row.id().to_string());
+    Ok(Json(Page { items: rows.iter().map(user_view).collect(), next }))
+}
+
+/// Gives or takes the operator role.
+#[utoipa::path(put, path = "/api/admin/users/{id}/role", operation_id = "setRole", tag = "operators",
+    params(("id" = String, Path)),
+    request_body = RoleBody, responses((status = 200, body = UserView)))]
+async fn set_role(
+    State(state): State<ApiState>,
+    operator: Operator,
+    Path(id): Path<String>,
+    extract::Json(body): extract::Json<RoleBody>,
+) -> Result<Json<UserView>, Problem> {
+    let not_found = || Problem::new(Code::UserNotFound, "Nobody has this id; GET /api/admin/users lists everybody.");
+    let id: UserId = id.parse().map_err(|_| not_found())?;
+    let role = match body.role {
+        RoleWord::User => Role::User,
+        RoleWord::Operator => Role::Operator,
+    };
+    if id == operator.0.user && role == Role::User {
+        let detail = "Nobody takes the role from themselves, so that one operator is always left; ask another one.";
+        return Err(Problem::new(Code::NotInThisState, detail));
+    }
+    let mut tx = state.store.system().await?;
+    let user = tx.user(id).await?.ok_or_else(not_found)?;
+    tx.set_role(&user.email, role, &operator.0.user.to_string(), state.now()).await?;
+    let user = tx.user(id).await?.ok_or_else(not_found)?;
+    tx.commit().await?;
+    Ok(Json(user_view(&user)))
+}
+
+fn user_view(row: &UserRow) -> UserView {
+    UserView {
+        id: row.id().to_string(),
+        email: row.email.clone(),
+        name: row.name.clone(),
+        role: row.role().as_str(),
+        created_at: row.created_at,
+    }
+}
+
+fn cursor_of(row: &MailRow) -> String {
+    format!("{}_{}", row.created_at.to_rfc3339_opts(SecondsFormat::Micros, true), row.id)
+}
+
+fn mail_cursor(text: &str) -> Option<(Time, Uuid)> {
+    let (at, id) = text.split_once('_')?;
+    Some((DateTime::parse_from_rfc3339(at).ok()?.with_timezone(&Utc), id.parse().ok()?))
+}
+
+fn bad_cursor() -> Problem {
+    Problem::new(Code::InvalidQuery, "Send as `after` what the page before gave as `next`.")
+}

@@ -1,0 +1,200 @@
+//! Assistants: made, looked at, set up, restarted and removed, all by writing what is wanted.
+//! Never: wait for a cell, or say that something happened which the fleet has yet to do.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use http::HeaderName;
+use http::StatusCode;
+use http::header::{ETAG, LOCATION};
+use molt_model::bot::StepView;
+use molt_model::{BotId, Intent, Observed, Personality, Settings, Status, Vertical};
+use molt_store::bots::{Bot, NewBot, Written};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::caller::{Caller, OwnBot};
+use crate::extract::{self, IfMatch};
+use crate::pages::Page;
+use crate::problem::{Code, Problem};
+use crate::state::ApiState;
+
+pub(crate) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(read, delete))
+        .routes(routes!(configure))
+        .routes(routes!(restart))
+}
+
+/// What the wizard asks.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewBotBody {
+    /// 1 to 40 characters.
+    bot_name: String,
+    vertical: Vertical,
+    /// An IANA name, such as `Europe/Berlin`.
+    timezone: String,
+    personality: Option<Personality>,
+}
+
+/// An assistant.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BotView {
+    #[schema(value_type = String)]
+    id: BotId,
+    bot_name: String,
+    vertical: Vertical,
+    status: Status,
+    /// Finer than `status`: `awaiting_plan`, `queued`, …, `running`.
+    phase: String,
+    /// Why it isn't as wanted, in a sentence.
+    reason: Option<String>,
+    /// What was done for it, oldest first.
+    steps: Vec<StepView>,
+    settings: Settings,
+    /// Counts changes of the settings; send it as `If-Match`.
+    revision: i64,
+    /// The newest revision that the assistant lives by.
+    applied_revision: i64,
+    created_at: DateTime<Utc>,
+    running_since: Option<DateTime<Utc>>,
+}
+
+impl BotView {
+    pub(crate) fn of(bot: Bot) -> Self {
+        let status = Status::of(bot.intent, bot.observed);
+        let phase = match bot.intent {
+            Intent::AwaitingPlan => "awaiting_plan".to_owned(),
+            _ => bot.phase,
+        };
+        let reason = match (bot.intent, bot.observed) {
+            (Intent::Stopped, observed) if observed != Observed::Failed => bot.intent_reason.or(bot.reason),
+            _ => bot.reason,
+        };
+        Self {
+            id: bot.id,
+            bot_name: bot.settings.bot_name.clone(),
+            vertical: bot.vertical,
+            status,
+            phase,
+            reason,
+            steps: bot.steps,
+            settings: bot.settings,
+            revision: bot.revision,
+            applied_revision: bot.applied_revision,
+            created_at: bot.created_at,
+            running_since: bot.running_since,
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+struct Revision {
+    revision: i64,
+}
+
+/// The caller's assistants, oldest first.
+#[utoipa::path(get, path = "/api/bots", operation_id = "listBots", tag = "bots",
+    responses((status = 200, body = Page<BotView>)))]
+async fn list(State(state): State<ApiState>, caller: Caller) -> Result<Json<Page<BotView>>, Problem> {
+    let bots = caller.tx(&state).await?.bots().await?;
+    Ok(Json(Page::whole(bots.into_iter().map(BotView::of).collect())))
+}
+
+/// Makes an assistant from the wizard's answers. It starts as soon as a plan is in force.
+#[utoipa::path(post, path = "/api/bots", operation_id = "createBot", tag = "bots",
+    request_body = NewBotBody, responses((status = 201, body = BotView)))]
+async fn create(
+    State(state): State<ApiState>,
+    caller: Caller,
+    extract::Json(body): extract::Json<NewBotBody>,
+) -> Result<(StatusCode, [(HeaderName, String); 1], Json<BotView>), Problem> {
+    let personality = body.personality.unwrap_or_default();
+    let settings = Settings::new(body.bot_name.trim().to_owned(), personality, body.timezone, &state.catalog);
+    settings.validate(&state.catalog)?;
+    let new = NewBot { id: BotId::random(), vertical: body.vertical, settings };
+    let count_max = state.config.bots_per_user;
+    let mut tx = caller.tx(&state).await?;
+    if tx.insert_bot(&new, i64::from(count_max), state.now()).await?.is_none() {
+        let detail = format!("One person may have {count_max} here. Remove one of yours, or ask whoever runs this.");
+        return Err(Problem::new(Code::BotLimitReached, detail));
+    }
+    let bot = tx.bot(&new.id).await?.ok_or_else(Problem::bot_not_found)?;
+    tx.commit().await?;
+    tracing::info!(user.id = %caller.user, bot.id = %new.id, "an assistant was asked for");
+    Ok((StatusCode::CREATED, [(LOCATION, format!("/api/bots/{}", new.id))], Json(BotView::of(bot))))
+}
+
+/// One assistant. The header `ETag` carries its revision.
+#[utoipa::path(get, path = "/api/bots/{id}", operation_id = "readBot", tag = "bots", params(("id" = String, Path)),
+    responses((status = 200, body = BotView)))]
+async fn read(
+    State(state): State<ApiState>,
+    own: OwnBot,
+) -> Result<([(HeaderName, String); 1], Json<BotView>), Problem> {
+    let bot = own.caller.tx(&state).await?.bot(&own.id).await?.ok_or_else(Problem::bot_not_found)?;
+    Ok(([(ETAG, format!("\"{}\"", bot.revision))], Json(BotView::of(bot))))
+}
+
+/// Replaces the settings, whole. `If-Match` carries the revision that the caller has seen; the answer comes before the
+/// assistant lives by them: `applied_revision` and the event `bot.applied` say when.
+#[utoipa::path(post, path = "/api/bots/{id}/config", operation_id = "configureBot", tag = "bots",
+    request_body = Settings,
+    params(("id" = String, Path), ("If-Match" = String, Header, description = "The revision seen, such as `7`")),
+    responses((status = 202, body = Revision)))]
+async fn configure(
+    State(state): State<ApiState>,
+    own: OwnBot,
+    IfMatch(seen): IfMatch,
+    extract::Json(settings): extract::Json<Settings>,
+) -> Result<(StatusCode, Json<Revision>), Problem> {
+    settings.validate(&state.catalog)?;
+    let mut tx = own.caller.tx(&state).await?;
+    match tx.write_settings(&own.id, seen, &settings, state.now()).await? {
+        Written::Done { revision } => {
+            tx.commit().await?;
+            Ok((StatusCode::ACCEPTED, Json(Revision { revision })))
+        }
+        Written::Stale { revision } => {
+            let detail = format!("The newest revision is {revision}. Read the assistant again, then send your change.");
+            Err(Problem::new(Code::RevisionStale, detail))
+        }
+        Written::NotFound => Err(Problem::bot_not_found()),
+    }
+}
+
+/// Starts the assistant afresh; also the way to try again after a failure.
+#[utoipa::path(post, path = "/api/bots/{id}/restart", operation_id = "restartBot", tag = "bots",
+    params(("id" = String, Path)),
+    responses((status = 202, body = BotView)))]
+async fn restart(State(state): State<ApiState>, own: OwnBot) -> Result<(StatusCode, Json<BotView>), Problem> {
+    let mut tx = own.caller.tx(&state).await?;
+    let restarted = tx.restart_bot(&own.id, state.now()).await?;
+    let bot = tx.bot(&own.id).await?.ok_or_else(Problem::bot_not_found)?;
+    if !restarted {
+        let detail = match bot.intent {
+            Intent::AwaitingPlan => "The assistant waits for a plan; start one at POST /api/billing/checkout.",
+            _ => "The assistant is stopped on purpose; its `reason` says why.",
+        };
+        return Err(Problem::new(Code::NotInThisState, detail));
+    }
+    tx.commit().await?;
+    Ok((StatusCode::ACCEPTED, Json(BotView::of(bot))))
+}
+
+/// Removes the assistant with its memory, its files and its chats. It can't be brought back.
+#[utoipa::path(delete, path = "/api/bots/{id}", operation_id = "deleteBot", tag = "bots",
+    params(("id" = String, Path)), responses((status = 204)))]
+async fn delete(State(state): State<ApiState>, own: OwnBot) -> Result<StatusCode, Problem> {
+    let mut tx = own.caller.tx(&state).await?;
+    if !tx.delete_bot(&own.id, state.now()).await? {
+        return Err(Problem::bot_not_found());
+    }
+    tx.commit().await?;
+    tracing::info!(user.id = %own.caller.user, bot.id = %own.id, "an assistant is to be removed");
+    Ok(StatusCode::NO_CONTENT)
+}
