@@ -81,6 +81,8 @@ async fn remembers_in_another_conversation(stack: &Stack, person: &Person, bot: 
     let finished: Vec<&Value> = chat.frames.iter().filter(|frame| frame["seq"].is_i64()).collect();
     let missing: Vec<_> = finished.into_iter().filter(|frame| !replayed.contains(frame)).collect();
     assert!(missing.is_empty(), "a client that was away gets the same frames: {missing:#?}");
+    let paged = again.history(conversation).await;
+    assert_eq!(paged, asked.frames.iter().filter(|f| f["seq"].is_i64()).cloned().collect::<Vec<_>>());
 }
 
 async fn stops_when_told_to(stack: &Stack, person: &Person, bot: &str) {

@@ -40,6 +40,8 @@ pub(crate) struct Stack {
     pub(crate) port: u16,
     /// The key that the program seals with.
     pub(crate) seal: SecretString,
+    private: bool,
+    unreachable_npm: bool,
     folder: PathBuf,
     settings: String,
     molt: Option<Child>,
@@ -59,20 +61,48 @@ impl Stack {
         stack
     }
 
+    /// With a Postgres of its own in its data folder, as on a machine where nobody named another.
+    pub(crate) async fn start_private() -> Self {
+        let mut stack = Self::prepare("").await;
+        stack.private = true;
+        stack.launch().await;
+        stack
+    }
+
+    /// With OpenClaw as the runtime, on a machine where npm is out of reach.
+    pub(crate) async fn start_without_runtime() -> Self {
+        let mut stack = Self::prepare_with("", None).await;
+        stack.unreachable_npm = true;
+        stack.launch().await;
+        stack
+    }
+
     /// Everything but the program.
     pub(crate) async fn prepare(settings: &str) -> Self {
+        Self::prepare_with(settings, Some(stand_in())).await
+    }
+
+    async fn prepare_with(settings: &str, runtime: Option<PathBuf>) -> Self {
         let folder = fresh_folder();
         let port = free_port();
         let pace = if settings.contains("practice_pace_ms") { "" } else { "practice_pace_ms = 0\n" };
-        let settings = format!("{pace}{settings}\n[runtime]\ncommand = [{:?}]\n", stand_in());
+        let runtime = runtime.map(|program| format!("[runtime]\ncommand = [{program:?}]\n")).unwrap_or_default();
+        let settings = format!("{pace}{settings}\n{runtime}");
         std::fs::write(folder.join("molt.toml"), &settings).expect("the test's folder can be written");
         let (database, http, seal) = (database().await, Client::new(port), SealKey::generate_hex());
-        Self { database, http, port, seal, folder, settings, molt: None, starts: 0 }
+        let (private, unreachable_npm) = (false, false);
+        Self { database, http, port, seal, private, unreachable_npm, folder, settings, molt: None, starts: 0 }
     }
 
     /// Starts the program and waits until it is ready.
     pub(crate) async fn launch(&mut self) {
-        self.spawn();
+        self.launch_with(&[]).await;
+    }
+
+    pub(crate) async fn launch_with(&mut self, arguments: &[&str]) {
+        assert!(self.molt.is_none(), "one program at a time");
+        self.starts += 1;
+        self.molt = Some(self.command().args(arguments).spawn().expect("the program was built"));
         let began = Instant::now();
         loop {
             if let Some(answer) = self.http.try_get("/readyz").await
@@ -88,16 +118,10 @@ impl Stack {
         }
     }
 
-    /// Starts the program and does not wait.
-    pub(crate) fn spawn(&mut self) {
-        assert!(self.molt.is_none(), "one program at a time");
-        self.starts += 1;
-        self.molt = Some(self.command().spawn().expect("the program was built"));
-    }
-
     /// `molt dev` as this installation runs it; its words go to the log.
     pub(crate) fn command(&self) -> Command {
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("the folder can be written");
+        let log =
+            File::options().create(true).append(true).open(self.screen_path()).expect("the folder can be written");
         let mut command = self.operator_command(&["dev"]);
         command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
         command.stdout(log.try_clone().expect("a file can be cloned")).stderr(log).process_group(0);
@@ -113,8 +137,13 @@ impl Stack {
             .arg(self.data())
             .current_dir(&self.folder)
             .env("MOLT_SEAL_KEY", self.seal.expose_secret())
-            .env("DATABASE_URL", self.database.owner_url.expose_secret())
             .stdin(Stdio::null());
+        if !self.private {
+            command.env("DATABASE_URL", self.database.owner_url.expose_secret());
+        }
+        if self.unreachable_npm {
+            command.env("npm_config_registry", "http://127.0.0.1:1/").env("npm_config_cache", self.folder.join("npm"));
+        }
         command
     }
 
@@ -157,22 +186,32 @@ impl Stack {
     }
 
     /// Ends the test in good order: Ctrl-C, no process left, nothing in the log that a person would have to act on.
-    pub(crate) async fn finish(mut self) {
-        let status = self.interrupt().await;
-        assert!(status.success(), "molt dev ended with {status}");
-        assert_eq!(processes::below(&self.folder), Vec::new(), "no process is left after Ctrl-C");
-        let log = self.log();
+    pub(crate) async fn finish(self) {
+        let log = self.finish_quietly().await;
         let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
         assert!(errors.is_empty(), "errors in the log:\n{}", errors.join("\n"));
     }
 
-    /// What the program said so far, all starts together.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    /// The same where a person does have to act; what the log says.
+    pub(crate) async fn finish_quietly(mut self) -> String {
+        let status = self.interrupt().await;
+        assert!(status.success(), "molt dev ended with {status}");
+        assert_eq!(processes::below(&self.folder), Vec::new(), "no process is left after Ctrl-C");
+        self.log()
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.folder.join("molt.log")
+    /// What the program wrote down so far, all starts together.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.data().join("molt.log")).unwrap_or_default()
+    }
+
+    /// What the program showed to whoever started it.
+    pub(crate) fn screen(&self) -> String {
+        std::fs::read_to_string(self.screen_path()).unwrap_or_default()
+    }
+
+    fn screen_path(&self) -> PathBuf {
+        self.folder.join("screen")
     }
 
     /// Waits until `look` finds something.
@@ -191,7 +230,7 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.log();
+            let log = self.log() + &self.screen();
             let lines: Vec<&str> = log.lines().collect();
             let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
             eprintln!("--- molt, start {} with\n{}\n{}\n---", self.starts, self.settings, shown.join("\n"));

@@ -14,6 +14,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::stack::Stack;
+use crate::stack::chat::Refusal;
 use crate::stack::http::{Answer, Ask};
 use crate::stack::openapi::Route;
 use crate::stack::people::{PASSWORD, Person};
@@ -195,7 +196,7 @@ async fn a_chat_opens_for_its_owner_once_and_from_our_own_pages() {
     let (person, bot) = stack.with_bot("Ada").await;
     let stranger = stack.signup("Eve").await;
     let path = |ticket: &str| format!("/api/chat/{bot}?ticket={ticket}");
-    let status = |opened: Result<_, (hyper::http::StatusCode, Value)>| match opened {
+    let status = |opened: Result<_, Refusal>| match opened {
         Ok(_) => panic!("the chat opened"),
         Err((status, body)) => (status.as_u16(), body["code"].as_str().unwrap_or_default().to_owned()),
     };

@@ -26,7 +26,6 @@ pub(crate) struct Chat {
 /// One run from its ack to its end, as one socket saw it.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    pub(crate) run_id: String,
     pub(crate) frames: Vec<Value>,
 }
 
@@ -127,7 +126,7 @@ impl Chat {
             self.until("the run's end", |frame| frame["run_id"] == run_id && ends_a_run(frame)).await;
         }
         let of_run = |frame: &&Value| frame["run_id"] == run_id && frame["type"] != "ack";
-        Turn { run_id: run_id.to_owned(), frames: self.frames.iter().filter(of_run).cloned().collect() }
+        Turn { frames: self.frames.iter().filter(of_run).cloned().collect() }
     }
 
     /// Everything finished after `seq`, as a client gets it that was away.

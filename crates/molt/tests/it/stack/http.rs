@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use hyper::http::{HeaderMap, HeaderValue, Method, Request};
+use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
@@ -55,7 +55,7 @@ impl Ask {
     }
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
-        let name: hyper::http::HeaderName = name.parse().expect("a header's name");
+        let name: HeaderName = name.parse().expect("a header's name");
         self.headers.insert(name, HeaderValue::from_str(value).expect("a header's value"));
         self
     }

@@ -43,10 +43,6 @@ impl Route {
     pub(crate) fn name(&self) -> String {
         format!("{} {}", self.method.to_uppercase(), self.path)
     }
-
-    pub(crate) fn changes(&self) -> bool {
-        self.method != "get"
-    }
 }
 
 impl Stack {
