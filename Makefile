@@ -1,0 +1,94 @@
+# The index of commands. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DELETE_ON_ERROR:
+
+NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+APP_SOURCES := $(shell find app/src app/public app/assets -type f 2>/dev/null) $(wildcard app/*.json app/*.js app/*.ts)
+# cargo-nextest runs the tests of all crates side by side; without it cargo's own runner does the same, slower.
+RUN_TESTS := $(shell if cargo nextest --version >/dev/null 2>&1; then echo "nextest run --no-fail-fast"; else echo "test --no-fail-fast"; fi)
+# What `make dev` passes on: make dev ARGS="--listen 127.0.0.1:9000"
+ARGS ?=
+
+.PHONY: help
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: dev
+dev: app build ## the whole product on this machine: http://127.0.0.1:8787 (ARGS=… for options)
+	@exec target/debug/molt dev $(ARGS)
+
+.PHONY: build
+build:
+	@cargo build --quiet --package molt --package molt-cell --bin molt --bin molt-cell
+
+.PHONY: app
+app: app/dist/index.html
+
+app/dist/index.html: app/node_modules/.installed $(APP_SOURCES)
+	@echo "  Building the app (when its sources changed; a minute or two)"
+	@cd app && CI=1 EXPO_NO_TELEMETRY=1 npm run --silent build >.build.log 2>&1 || { cat .build.log; exit 1; }
+	@touch $@
+
+app/node_modules/.installed: app/package-lock.json
+	@echo "  Installing what the app is built with"
+	@cd app && $(NPM_CI) && touch node_modules/.installed
+
+.PHONY: test
+test: fmt-check lint test-rust test-app test-journey ## everything that must be green before a push
+
+.PHONY: check
+check: fmt-check lint test-rust ## the quick half of `make test`: Rust only
+
+.PHONY: fmt
+fmt: ## format the sources
+	cargo fmt --all
+
+.PHONY: fmt-check
+fmt-check:
+	cargo fmt --all --check
+
+.PHONY: lint
+lint:
+	cargo clippy --workspace --all-targets --all-features --quiet -- --deny warnings
+
+# The integration tests start the real programs, so those are built first. Tests share one Postgres, which ends with them.
+.PHONY: test-rust
+test-rust: app
+	cargo build --workspace --bins --quiet
+	cargo $(RUN_TESTS) --workspace || { $(MAKE) --no-print-directory test-postgres-stop; exit 1; }
+	@$(MAKE) --no-print-directory test-postgres-stop
+
+.PHONY: test-postgres-stop
+test-postgres-stop:
+	@for note in target/test-postgres/cluster/postmaster.pid /tmp/molt-test-postgres/cluster/postmaster.pid; do \
+	  if [ -f "$$note" ]; then kill -INT "$$(head -n 1 "$$note")" || true; fi; \
+	done
+
+.PHONY: test-app
+test-app: app/node_modules/.installed
+	cd app && npm run --silent typecheck && npm test --silent
+
+# In a real browser against the real OpenClaw.
+.PHONY: test-journey
+test-journey: app build e2e/node_modules/.installed
+	cd e2e && node journey.mjs
+
+e2e/node_modules/.installed: e2e/package-lock.json
+	@cd e2e && $(NPM_CI) && touch node_modules/.installed
+
+.PHONY: prove
+prove: app ## the long proofs, whole: every kill at every moment (half an hour)
+	cargo build --workspace --bins --quiet
+	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --test it
+	@$(MAKE) --no-print-directory test-postgres-stop
+
+.PHONY: bench
+bench: build ## how fast and how small: start, memory, model calls a second through Ghost Key
+	node e2e/bench.mjs
+
+.PHONY: clean
+clean: ## remove what was built (not your data: that is `molt dev --reset`)
+	cargo clean
+	rm -rf app/dist app/node_modules e2e/node_modules
