@@ -79,7 +79,8 @@ fn read(messages: &[Value]) -> (Script, usize) {
     let asked = asked.unwrap_or(0);
     let text = text_of(&messages[asked]);
     let done = messages[asked..].iter().filter(|message| message["role"] == "tool").count();
-    let number = |word: &str| text.lines().find_map(|line| line.trim().strip_prefix(word)?.trim().parse::<u64>().ok());
+    // The runtime dresses the message: the first line has its date in front.
+    let number = |word: &str| text.lines().find_map(|line| line.split_once(word)?.1.trim().parse::<u64>().ok());
     let calls = text
         .lines()
         .filter_map(|line| line[line.find("CALL ")?..].strip_prefix("CALL ")?.split_once(' '))

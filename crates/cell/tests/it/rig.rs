@@ -215,15 +215,13 @@ impl Rig {
     pub(crate) async fn send_as(&mut self, line: &mut Line, run_id: RunId, conversation: &str, text: &str) {
         let conversation: ConversationId = conversation.parse().unwrap();
         line.sender.send(&Op::Send { run_id, conversation, text: text.into() }).await.unwrap();
-        let before = line.replies.len();
-        while line.replies.len() == before {
+        while !line.replies.contains(&Reply::Accepted { run_id }) {
             match line.receiver.next().await.unwrap().unwrap() {
                 FromCell::Frame(frame) => self.note(frame),
-                FromCell::Reply(Reply::CaughtUp { .. }) => {}
                 FromCell::Reply(reply) => line.replies.push(reply),
             }
         }
-        assert_eq!(line.replies.last(), Some(&Reply::Accepted { run_id }));
+        line.replies.retain(|reply| *reply != Reply::Accepted { run_id });
     }
 
     pub(crate) async fn hear_end(&mut self, line: &mut Line, run_id: RunId) -> RunPhase {
