@@ -16,7 +16,7 @@ const types = { '.html': 'text/html', '.css': 'text/css', '.js': 'text/javascrip
 
 const world = {
   user: null, signedIn: false, signup: 'open', bots: [], seq: 0, log: [], messages: new Map(), runs: new Map(), slow: 0, refuse: null,
-  conversations: [{ id: 'main', title: 'First conversation' }], cap: '20', streams: new Set(), sockets: new Set(), boot: true,
+  conversations: [{ id: 'main', title: '', archived: false }], cap: '20', streams: new Set(), sockets: new Set(), boot: true,
 };
 const now = () => new Date().toISOString();
 const later = (ms) => new Date(Date.now() + ms).toISOString();
@@ -24,12 +24,12 @@ const json = (res, status, body) => res.writeHead(status, { 'content-type': stat
 const problem = (res, status, code, detail, field) => json(res, status, { code, title: code, status, detail, field });
 
 function event(kind, bot) {
-  for (const res of world.streams) res.write(`id: ${Date.now()}\nevent: ${kind}\ndata: ${JSON.stringify({ bot_id: bot?.id })}\n\n`);
+  for (const res of world.streams) res.write(`id: ${Date.now()}\ndata: ${JSON.stringify({ kind, bot_id: bot?.id, body: {} })}\n\n`);
 }
 
 function newBot({ bot_name, vertical, timezone }) {
   const settings = { bot_name, personality: 'friendly', timezone, default_model: 'practice/practice-1', fallback_model: null, notifications: { email: true, push: false, daily_summary_at: null } };
-  const bot = { id: `bot${world.bots.length + 1}`, bot_name, vertical, status: 'provisioning', phase: 'awaiting_plan', reason: null, steps: [], settings, revision: 1, applied_revision: null };
+  const bot = { id: `bot${world.bots.length + 1}`, bot_name, vertical, status: 'provisioning', phase: 'awaiting_plan', reason: null, steps: [], settings, revision: 1, applied_revision: 0 };
   world.bots.push(bot);
   return bot;
 }
@@ -68,7 +68,7 @@ const knobs = {
   refuse: (value) => (world.refuse = value || null),
   signup: (value) => (world.signup = value),
   hold: (value) => (world.hold = value === 'on'),
-  fail: () => start(world.bots[0], 1),
+  fail: () => ((world.bots[0].applied_revision = 0), start(world.bots[0], 1)),
   start: () => start(world.bots[0]),
   status: (value) => (Object.assign(world.bots[0], { status: value, reason: value === 'stopped' ? 'The plan ended on 20 November. Start it again to go on.' : null }), event('bot.changed', world.bots[0])),
   revise: () => (world.bots[0].revision += 1, (world.bots[0].settings = { ...world.bots[0].settings, bot_name: 'Max' })),
@@ -108,10 +108,10 @@ const usage = () => {
   const usd = (n) => (n / 1e9).toFixed(9);
   const sum = (key) => calls.reduce((total, call) => total + call[key], 0);
   const month = now().slice(0, 8);
-  const by_day = [3, 5, 6, 9, 12, 13, 17, 20].map((day, index) => ({ day: `${month}${String(day).padStart(2, '0')}`, tokens_in: 100, tokens_out: 20, usage_usd: usd(150_000 * (index % 4 + 1)) }));
+  const by_day = [3, 5, 6, 9, 12, 13, 17, 20].map((day, index) => ({ day: `${month}${String(day).padStart(2, '0')}`, tokens_in: 100, tokens_out: 20, cost_usd: usd(150_000 * (index % 4 + 1)) }));
   const start = `${month}01T00:00:00Z`;
   const end = new Date(Date.UTC(new Date().getUTCFullYear(), new Date().getUTCMonth() + 1, 1)).toISOString();
-  return { period_start: start, period_end: end, base_usd: '50', usage_usd: usd(nanos), total_usd: usd(50e9 + nanos), cap_usd: world.cap, tokens_in: sum('tokens_in') + 12_345, tokens_out: sum('tokens_out') + 2_345, by_model: [{ model: 'practice/practice-1', tokens_in: 12_345, tokens_out: 2_345, usage_usd: usd(nanos) }], by_day };
+  return { period_start: start, period_end: end, base_usd: '50', usage_usd: usd(nanos), total_usd: usd(50e9 + nanos), cap_usd: world.cap, cap_max_usd: '100', tokens_in: sum('tokens_in') + 12_345, tokens_out: sum('tokens_out') + 2_345, by_model: [{ model: 'practice/practice-1', tokens_in: 12_345, tokens_out: 2_345, cost_usd: usd(nanos) }], by_day };
 };
 
 function auth(req, res, path, body) {
@@ -129,7 +129,7 @@ function auth(req, res, path, body) {
 
 function api(req, res, path, body) {
   if (path.startsWith('/api/auth/')) return auth(req, res, path, body);
-  if (path === '/api/client-config') return json(res, 200, { identity: 'local', payments: 'local', signup: world.signup });
+  if (path === '/api/client-config') return json(res, 200, { identity: 'local', payments: 'local', signup: world.signup, plan_usd: '50.00', markup_percent: 20, bots_per_user: 3 });
   if (world.refuse && path.includes(world.refuse)) return problem(res, 503, 'unavailable', 'The database is away for the moment. Please try again shortly.');
   if (req.headers.authorization !== 'Bearer mock-token') return problem(res, 401, 'unauthenticated', 'Please log in.');
   const route = `${req.method} ${path}`;
@@ -145,7 +145,7 @@ function api(req, res, path, body) {
   if (route === 'POST /api/billing/checkout') return json(res, 200, { url: '/checkout/abc123' });
   if (route === 'GET /api/billing/usage') return json(res, 200, usage());
   if (route === 'PUT /api/billing/cap') return ((world.cap = body.cap_usd), json(res, 200, {}));
-  if (route === 'GET /api/models') return json(res, 200, { items: [{ id: 'practice/practice-1', name: 'Practice model', strengths: ['free of keys', 'deterministic'], input_usd_per_million: '0.15', output_usd_per_million: '0.6' }, { id: 'venice/llama-3.3-70b', name: 'Llama 3.3 70B', strengths: ['general'], input_usd_per_million: '0.7', output_usd_per_million: '2.8' }], next: null });
+  if (route === 'GET /api/models') return json(res, 200, { items: [{ id: 'practice/practice-1', name: 'Practice model', strengths: 'Tries everything out, without a key.', price: { input_usd: '0.15', output_usd: '0.6' } }, { id: 'venice/llama-3.3-70b', name: 'Llama 3.3 70B', strengths: 'A good all-rounder.', price: { input_usd: '0.7', output_usd: '2.8' } }], next: null });
   return botApi(req, res, path, body);
 }
 
@@ -158,7 +158,7 @@ function botApi(req, res, path, body) {
   if (noun === 'restart') return (void start(bot), json(res, 202, {}));
   if (noun === 'chat-ticket') return json(res, 200, { ticket: 't', expires_at: later(30_000) });
   if (noun === 'conversations') {
-    if (req.method === 'POST') world.conversations.unshift({ id: `c${Date.now()}`, title: body.title });
+    if (req.method === 'POST') world.conversations.unshift({ id: `c${Date.now()}`, title: body.title ?? '', archived: false });
     if (req.method === 'PATCH') world.conversations.find((one) => one.id === part).title = body.title;
     if (req.method === 'DELETE') world.conversations = world.conversations.filter((one) => one.id !== part);
     return json(res, 200, req.method === 'GET' ? { items: world.conversations, next: null } : (world.conversations[0] ?? {}));

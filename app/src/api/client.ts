@@ -1,36 +1,52 @@
 // Every request of the app goes through here: the address, the token, one retry after a refused token, Problems.
-// Never: a screen that calls fetch by itself.
+// Never: a screen that calls fetch by itself, or a request that openapi.json does not know (the types refuse it).
 
 import { Problem, problemFrom, unreachable } from './problem';
+import type { paths } from './schema';
 import { Session } from './session';
-import type * as T from './types';
+import type { NewBot, Settings } from './types';
 
 /** Longer than any answer of ours should take; then a person wants to hear about it. */
 const TIMEOUT_MS = 20_000;
 
 export const session = new Session({ fetch: (...args) => fetch(...args), now: () => Date.now() });
 
+type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
+type Json<Answer> = Answer extends { content: { 'application/json': infer Body } } ? Body : void;
+type Good<Responses> = keyof Responses & (200 | 201 | 202 | 204);
+type AnswerOf<Operation> = Operation extends { responses: infer Responses } ? Json<Responses[Good<Responses>]> : never;
+type BodyOf<Operation> = Operation extends { requestBody: { content: { 'application/json': infer Body } } }
+  ? { body: Body }
+  : Operation extends { requestBody?: { content: { 'application/json': infer Body } } }
+    ? { body?: Body }
+    : { body?: undefined };
+
 interface Ask {
-  body?: unknown;
+  /** What stands in the braces of the path. */
+  at?: Record<string, string>;
   headers?: Record<string, string>;
   /** For what may be asked before anybody is signed in. */
   open?: boolean;
 }
 
-export async function call<Answer>(method: string, path: string, ask: Ask = {}): Promise<Answer> {
+async function call<Path extends keyof paths, Verb extends Method & keyof paths[Path]>(
+  method: Verb,
+  path: Path,
+  ask: Ask & BodyOf<paths[Path][Verb]>,
+): Promise<AnswerOf<paths[Path][Verb]>> {
+  const address = path.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(ask.at?.[name] ?? ''));
   const token = ask.open ? null : await session.token();
   if (!ask.open && !token) throw new Problem({ code: 'signed_out', status: 401, title: 'Please log in again.' });
-  let answer = await send(method, path, ask, token);
+  let answer = await send(method, address, ask, token);
   if (answer.status === 401 && token) {
     const renewed = await session.renew(token);
-    if (renewed) answer = await send(method, path, ask, renewed);
+    if (renewed) answer = await send(method, address, ask, renewed);
   }
   if (!answer.ok) throw await problemFrom(answer);
-  if (answer.status === 204) return undefined as Answer;
-  return (await answer.json().catch(() => undefined)) as Answer;
+  return (await answer.json().catch(() => undefined)) as AnswerOf<paths[Path][Verb]>;
 }
 
-async function send(method: string, path: string, ask: Ask, token: string | null): Promise<Response> {
+async function send(method: string, address: string, ask: Ask & { body?: unknown }, token: string | null): Promise<Response> {
   const headers: Record<string, string> = { accept: 'application/json', ...ask.headers };
   if (token) headers.authorization = `Bearer ${token}`;
   if (ask.body !== undefined) headers['content-type'] = 'application/json';
@@ -38,7 +54,7 @@ async function send(method: string, path: string, ask: Ask, token: string | null
   const cut = new AbortController();
   const timer = setTimeout(() => cut.abort(), TIMEOUT_MS);
   try {
-    return await fetch(path, { method, headers, body, credentials: 'same-origin', signal: cut.signal });
+    return await fetch(address, { method: method.toUpperCase(), headers, body, credentials: 'same-origin', signal: cut.signal });
   } catch {
     throw unreachable();
   } finally {
@@ -46,33 +62,28 @@ async function send(method: string, path: string, ask: Ask, token: string | null
   }
 }
 
-const bot = (id: string) => `/api/bots/${encodeURIComponent(id)}`;
-const talk = (botId: string, id: string) => `${bot(botId)}/conversations/${encodeURIComponent(id)}`;
-
 export const api = {
-  clientConfig: () => call<T.ClientConfig>('GET', '/api/client-config', { open: true }),
-  me: () => call<T.User>('GET', '/api/me'),
-  changeMe: (body: { name?: string; timezone?: string }) => call<T.User>('PATCH', '/api/me', { body }),
-  exportMe: () => call<unknown>('GET', '/api/me/export'),
+  clientConfig: () => call('get', '/api/client-config', { open: true }),
+  changeMe: (body: { name?: string; timezone?: string }) => call('patch', '/api/me', { body }),
+  exportMe: () => call('get', '/api/me/export', {}),
 
-  bots: () => call<T.Page<T.Bot>>('GET', '/api/bots'),
-  bot: (id: string) => call<T.Bot>('GET', bot(id)),
-  createBot: (body: T.NewBot) => call<T.Bot>('POST', '/api/bots', { body }),
-  configureBot: (id: string, revision: number, body: T.Settings) =>
-    call<{ revision: number }>('POST', `${bot(id)}/config`, { body, headers: { 'if-match': String(revision) } }),
-  restartBot: (id: string) => call<void>('POST', `${bot(id)}/restart`),
-  deleteBot: (id: string) => call<void>('DELETE', bot(id)),
-  models: () => call<T.Page<T.Model>>('GET', '/api/models'),
+  bots: () => call('get', '/api/bots', {}),
+  bot: (id: string) => call('get', '/api/bots/{id}', { at: { id } }),
+  createBot: (body: NewBot) => call('post', '/api/bots', { body }),
+  configureBot: (id: string, revision: number, body: Settings) =>
+    call('post', '/api/bots/{id}/config', { at: { id }, body, headers: { 'if-match': String(revision) } }),
+  restartBot: (id: string) => call('post', '/api/bots/{id}/restart', { at: { id } }),
+  deleteBot: (id: string) => call('delete', '/api/bots/{id}', { at: { id } }),
+  models: () => call('get', '/api/models', {}),
 
-  conversations: (id: string) => call<T.Page<T.Conversation>>('GET', `${bot(id)}/conversations`),
-  createConversation: (id: string) => call<T.Conversation>('POST', `${bot(id)}/conversations`, { body: {} }),
-  renameConversation: (id: string, conversation: string, title: string) =>
-    call<T.Conversation>('PATCH', talk(id, conversation), { body: { title } }),
-  deleteConversation: (id: string, conversation: string) => call<void>('DELETE', talk(id, conversation)),
-  chatTicket: (id: string) => call<{ ticket: string; expires_at: string }>('POST', `${bot(id)}/chat-ticket`),
+  conversations: (id: string) => call('get', '/api/bots/{id}/conversations', { at: { id } }),
+  createConversation: (id: string) => call('post', '/api/bots/{id}/conversations', { at: { id }, body: {} }),
+  renameConversation: (id: string, cid: string, title: string) =>
+    call('patch', '/api/bots/{id}/conversations/{cid}', { at: { id, cid }, body: { title } }),
+  deleteConversation: (id: string, cid: string) => call('delete', '/api/bots/{id}/conversations/{cid}', { at: { id, cid } }),
+  chatTicket: (id: string) => call('post', '/api/bots/{id}/chat-ticket', { at: { id } }),
 
-  checkout: (bot_id: string) => call<{ url: string }>('POST', '/api/billing/checkout', { body: { bot_id } }),
-  portal: () => call<{ url: string }>('GET', '/api/billing/portal'),
-  usage: () => call<T.Usage>('GET', '/api/billing/usage'),
-  setCap: (cap_usd: string | null) => call<void>('PUT', '/api/billing/cap', { body: { cap_usd } }),
+  checkout: (bot_id: string) => call('post', '/api/billing/checkout', { body: { bot_id } }),
+  usage: () => call('get', '/api/billing/usage', {}),
+  setCap: (cap_usd: string | null) => call('put', '/api/billing/cap', { body: { cap_usd } }),
 };

@@ -7,6 +7,8 @@ import { backoffMs } from './backoff';
 export interface LiveEvent {
   kind: string;
   bot_id: string | null;
+  /** Of a `chat` event: which frame was finished. */
+  frame: string | null;
 }
 
 export interface EventsParts {
@@ -52,7 +54,7 @@ async function readOnce(parts: EventsParts, stopped: AbortSignal, lastId: string
     if (answer.status === 401) await parts.renew(token);
     if (!answer.ok || !answer.body) return false;
     parts.onOpen();
-    const parser = createParser({ onEvent: (raw) => (raw.id && keepId(raw.id), deliver(parts, raw.event, raw.data)) });
+    const parser = createParser({ onEvent: (raw) => (raw.id && keepId(raw.id), deliver(parts, raw.data)) });
     const reader = answer.body.getReader();
     const decoder = new TextDecoder();
     for (;;) {
@@ -68,10 +70,10 @@ async function readOnce(parts: EventsParts, stopped: AbortSignal, lastId: string
   }
 }
 
-function deliver(parts: EventsParts, name: string | undefined, data: string): void {
+function deliver(parts: EventsParts, data: string): void {
   try {
-    const body = JSON.parse(data) as { kind?: string; type?: string; bot_id?: string };
-    parts.onEvent({ kind: name ?? body.kind ?? body.type ?? '', bot_id: body.bot_id ?? null });
+    const { kind, bot_id, body } = JSON.parse(data) as { kind?: string; bot_id?: string; body?: { type?: string } };
+    parts.onEvent({ kind: kind ?? '', bot_id: bot_id ?? null, frame: body?.type ?? null });
   } catch {
     // An event that is not JSON carries nothing that we could show.
   }

@@ -1,6 +1,6 @@
 import { Session } from './session';
 
-const user = { id: 'u1', email: 'a@b.c', name: 'A' };
+const user = { id: 'u1', email: 'a@b.c', name: 'A', role: 'user', timezone: 'UTC', created_at: '2026-11-22T11:00:00Z' };
 const json = (status: number, body: unknown) => new Response(JSON.stringify(body), { status });
 
 function stage(answers: (() => Response | Promise<Response>)[]) {

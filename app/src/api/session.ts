@@ -2,7 +2,7 @@
 // Never: a token in storage, a URL or a log; never two refreshes at the same time (the cookie rotates).
 
 import { Problem, problemFrom, unreachable } from './problem';
-import type { SignedIn, User } from './types';
+import type { LogInBody, SignedIn, SignUpBody, User } from './types';
 
 /** Renew this long before the end, so that a slow request does not carry a dead token. */
 export const RENEW_BEFORE_MS = 30_000;
@@ -42,11 +42,11 @@ export class Session {
     }
   }
 
-  async signUp(body: { email: string; password: string; name: string; invite?: string }): Promise<void> {
+  async signUp(body: SignUpBody): Promise<void> {
     this.take(await this.post('/api/auth/signup', body));
   }
 
-  async logIn(body: { email: string; password: string }): Promise<void> {
+  async logIn(body: LogInBody): Promise<void> {
     this.take(await this.post('/api/auth/login', body));
   }
 

@@ -71,9 +71,9 @@ export function useLiveEvents(): void {
   );
 }
 
-function readAgain({ kind, bot_id }: LiveEvent): void {
+function readAgain({ kind, bot_id, frame }: LiveEvent): void {
   const stale = (queryKey: readonly unknown[]) => void queryClient.invalidateQueries({ queryKey });
   if (kind.startsWith('bot.') || kind === 'plan.changed') stale(keys.bots);
   if (kind === 'conversation.changed') stale(bot_id ? keys.conversations(bot_id) : ['conversations']);
-  if (kind === 'usage' || kind === 'cap.changed' || kind === 'plan.changed') stale(keys.usage);
+  if (kind === 'usage' || frame === 'usage' || kind === 'cap.changed' || kind === 'plan.changed') stale(keys.usage);
 }

@@ -6,7 +6,7 @@ import { View } from 'react-native';
 import { api, session } from '@/api/client';
 import { sentence } from '@/api/problem';
 import { logOut, saveFile } from '@/features/leave';
-import { useBots, useChange } from '@/features/queries';
+import { useBots, useChange, useClientConfig } from '@/features/queries';
 import { useSession } from '@/features/session/use-session';
 import { Button } from '@/ui/button';
 import { Card, Row } from '@/ui/card';
@@ -59,6 +59,8 @@ function LogOut() {
 
 function Assistants() {
   const bots = useBots();
+  const limit = useClientConfig().data?.bots_per_user ?? 1;
+  const full = (bots.data?.items.length ?? 0) >= limit;
   return (
     <Card title="Assistants">
       {bots.data?.items.map((bot) => (
@@ -67,9 +69,15 @@ function Assistants() {
           <Button small kind="quiet" label="Open" hint={`Open ${bot.bot_name}`} onPress={() => router.push({ pathname: '/bots/[bot]', params: { bot: bot.id } })} testID={`account-bot-${bot.id}`} />
         </View>
       ))}
-      <View className="flex-row">
-        <Button small kind="plain" icon="plus" label="Another assistant" onPress={() => router.push('/new')} testID="account-new-bot" />
-      </View>
+      {full ? (
+        <Text size="sm" tone="muted">
+          This installation allows {limit === 1 ? 'one assistant' : `${limit} assistants`} a person.
+        </Text>
+      ) : (
+        <View className="flex-row">
+          <Button small kind="plain" icon="plus" label="Another assistant" onPress={() => router.push('/new')} testID="account-new-bot" />
+        </View>
+      )}
     </Card>
   );
 }

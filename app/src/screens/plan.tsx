@@ -6,7 +6,9 @@ import { api } from '@/api/client';
 import { sentence } from '@/api/problem';
 import type { Bot } from '@/api/types';
 import { goTo } from '@/features/leave';
+import { checkoutAddress } from '@/features/bots/face';
 import { useClientConfig } from '@/features/queries';
+import { roundUsd } from '@/features/usage/money';
 import { Banner } from '@/ui/banner';
 import { Button } from '@/ui/button';
 import { Card } from '@/ui/card';
@@ -16,22 +18,24 @@ import { Brand } from '@/ui/mark';
 import { Heading, Text } from '@/ui/text';
 import { useTitle } from '@/ui/title';
 
-const POINTS = [
+const points = (markup: number) => [
   'Every model call is counted when it happens. Its cost stands under the answer, exactly.',
-  'Usage is what the model provider charges, plus 20 %. An ordinary question costs a fraction of a cent with a small model.',
+  `Usage is what the model provider charges, plus ${markup} %. An ordinary question costs a fraction of a cent with a small model.`,
   'You set a monthly cap. When it is reached, your assistant says so and waits.',
 ];
 
 export function Plan({ bot }: { bot: Bot }) {
   useTitle('The plan');
   const config = useClientConfig();
+  const plan = roundUsd(config.data?.plan_usd ?? '50').replace(/\.00$/, '');
+  const markup = config.data?.markup_percent ?? 20;
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState<string | null>(null);
   const start = async () => {
     setBusy(true);
     setFault(null);
     try {
-      goTo((await api.checkout(bot.id)).url);
+      goTo(checkoutAddress((await api.checkout(bot.id)).url));
     } catch (error) {
       setFault(sentence(error));
       setBusy(false);
@@ -47,13 +51,13 @@ export function Plan({ bot }: { bot: Bot }) {
       <Card>
         <View className="flex-row items-end gap-2">
           <Heading level={2} size="title" weight="heavy">
-            $50
+            {plan}
           </Heading>
           <Text tone="muted" className="pb-1">
-            a month, plus usage at cost + 20 %
+            a month, plus usage at cost + {markup} %
           </Text>
         </View>
-        {POINTS.map((point) => (
+        {points(markup).map((point) => (
           <View key={point} className="flex-row gap-3">
             <View className="pt-0.5">
               <Icon name="check" color="good" />

@@ -70,7 +70,7 @@ function ByModel({ usage }: { usage: Usage }) {
               {count(row.tokens_in)} in · {count(row.tokens_out)} out
             </Text>
           </View>
-          <Text className="tabular-nums">{exactUsd(row.usage_usd)}</Text>
+          <Text className="tabular-nums">{exactUsd(row.cost_usd)}</Text>
         </View>
       ))}
     </Card>
@@ -78,7 +78,7 @@ function ByModel({ usage }: { usage: Usage }) {
 }
 
 function Cap({ usage }: { usage: Usage }) {
-  const [typed, setTyped] = useState(usage.cap_usd ? exactUsd(usage.cap_usd).slice(1) : '');
+  const [typed, setTyped] = useState(exactUsd(usage.cap_usd).slice(1));
   const [wrong, setWrong] = useState<string | null>(null);
   const change = useChange(api.setCap, [keys.usage]);
   const save = () => {
@@ -88,7 +88,7 @@ function Cap({ usage }: { usage: Usage }) {
   };
   return (
     <Card title="Monthly cap on usage">
-      <Text tone="muted">When usage reaches it, your assistant says so and waits until you raise it or the month ends.</Text>
+      <Text tone="muted">When usage reaches it, your assistant says so and waits until you raise it or the month ends. The highest possible here is {roundUsd(usage.cap_max_usd)}.</Text>
       <Field label="Dollars a month" testID="usage-cap" value={typed} onChangeText={setTyped} onSubmitEditing={save} inputMode="decimal" fault={wrong ?? (change.error ? sentence(change.error) : null)} />
       <View className="flex-row">
         <Button label="Set the cap" onPress={save} busy={change.isPending} testID="usage-cap-save" />

@@ -1,6 +1,6 @@
-import { awayWord, faceOf, overallMs, timeline } from './face';
+import { awayWord, checkoutAddress, faceOf, overallMs, timeline } from './face';
 
-const bot = (status: 'provisioning' | 'running' | 'stopped' | 'error', phase: string = status) => ({ status, phase, applied_revision: null });
+const bot = (status: 'provisioning' | 'running' | 'stopped' | 'error', phase: string = status) => ({ status, phase, applied_revision: 0 });
 
 test('each state has its page', () => {
   const table = [
@@ -10,6 +10,7 @@ test('each state has its page', () => {
     [bot('error'), false, 'failed'],
     [bot('error'), true, 'chat'],
     [bot('running'), false, 'chat'],
+    [{ ...bot('provisioning'), applied_revision: 1 }, false, 'chat'],
     [bot('stopped'), false, 'chat'],
   ] as const;
   for (const [state, was, face] of table) expect(faceOf(state, was)).toBe(face);
@@ -25,4 +26,9 @@ test('the timeline counts what ended, what runs and what is late', () => {
   expect(timeline(steps, 7_000).map((row) => [row.state, row.elapsedMs])).toEqual([['done', 2000], ['now', 5000]]);
   expect(timeline(steps, 13_000)[1]!.state).toBe('late');
   expect([overallMs(steps, 7_000), overallMs([], 7_000)]).toEqual([7000, 0]);
+});
+
+test('our own payments page keeps the address, a stranger’s does not change', () => {
+  expect(checkoutAddress('http://127.0.0.1:8787/checkout/co_1')).toBe('/checkout/co_1');
+  expect(checkoutAddress('https://checkout.stripe.com/c/pay/cs_1')).toBe('https://checkout.stripe.com/c/pay/cs_1');
 });

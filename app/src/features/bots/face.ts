@@ -5,10 +5,11 @@ import type { Bot, Step } from '../../api/types';
 
 export type Face = 'plan' | 'starting' | 'failed' | 'chat';
 
-/** `wasRunning`: it was seen running since the page was opened; then the chat stays, with a banner. */
+/** `wasRunning`: it was seen running since the page was opened; then the chat stays, with a banner. So it does when the
+ *  bot has lived before: once it took settings over, there may be a conversation to read. */
 export function faceOf(bot: Pick<Bot, 'status' | 'phase' | 'applied_revision'>, wasRunning: boolean): Face {
   if (bot.phase === 'awaiting_plan') return 'plan';
-  if (bot.status === 'running' || bot.status === 'stopped' || wasRunning) return 'chat';
+  if (bot.status === 'running' || bot.status === 'stopped' || wasRunning || bot.applied_revision > 0) return 'chat';
   return bot.status === 'error' ? 'failed' : 'starting';
 }
 
@@ -43,4 +44,10 @@ export function overallMs(steps: readonly Step[], nowMs: number): number {
   const first = Math.min(...steps.map((step) => Date.parse(step.started_at)));
   const ends = steps.map((step) => (step.ended_at ? Date.parse(step.ended_at) : nowMs));
   return Math.max(0, Math.max(...ends) - first);
+}
+
+/** Our own payments page is opened on the address that the person is at: the session's cookie belongs to that one. */
+export function checkoutAddress(url: string): string {
+  const path = /^https?:\/\/[^/]+(\/checkout\/[\w-]+)$/.exec(url)?.[1];
+  return path ?? url;
 }

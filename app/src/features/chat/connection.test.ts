@@ -10,6 +10,7 @@ function stage() {
   let state: ChatState = emptyChat;
   const sockets: (Socket & { sent: Record<string, unknown>[]; say: (frame: object) => void })[] = [];
   const links: string[] = [];
+  const refusals: string[] = [];
   const open = () => {
     const sent: Record<string, unknown>[] = [];
     const socket = {
@@ -31,11 +32,12 @@ function stage() {
       state: () => state,
       dispatch: (actions) => (state = actions.reduce(reduce, state)),
       onLink: (link) => links.push(link),
+      onRefused: (code) => refusals.push(code),
       gather: (work) => work(),
     },
     'main',
   );
-  return { connection, sockets, links, state: () => state };
+  return { connection, sockets, links, refusals, state: () => state };
 }
 
 const message = { id: 'c1', conversation: 'main', text: 'hi', at, run_id: null, refused: null };
@@ -79,4 +81,16 @@ test('no ack: the socket is taken for dead and replaced', async () => {
   expect(sockets).toHaveLength(2);
   connection.close();
   jest.useRealTimers();
+});
+
+test('a conversation that is gone: said so, and the next one that is shown gets the connection going', async () => {
+  const { connection, sockets, refusals } = stage();
+  await tick();
+  sockets[0]!.onopen!();
+  sockets[0]!.say({ type: 'error', code: 'unknown_conversation', message: 'Gone.' });
+  expect(refusals).toEqual(['unknown_conversation']);
+  connection.show('other');
+  sockets[0]!.say({ type: 'history', conversation: 'other', items: [], more: false });
+  expect(sockets[0]!.sent.at(-1)).toEqual({ type: 'resume', after: 0 });
+  connection.close();
 });

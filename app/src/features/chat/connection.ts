@@ -28,6 +28,8 @@ export interface ConnectionParts {
   state: () => ChatState;
   dispatch: (actions: Action[]) => void;
   onLink: (link: Link) => void;
+  /** Something other than a message was not taken. */
+  onRefused: (code: string, message: string) => void;
   /** Runs `work` a little later, together with everything that arrived until then. */
   gather: (work: () => void) => void;
 }
@@ -146,6 +148,7 @@ export class Connection {
     this.flush();
     if (got.kind === 'ack') this.parts.dispatch([{ type: 'ack', id: got.id, run_id: got.run_id }]);
     else if (got.kind === 'refused' && got.id) this.parts.dispatch([{ type: 'refused', id: got.id, message: got.message }]);
+    else if (got.kind === 'refused') this.parts.onRefused(got.code, got.message);
     else if (got.kind === 'history') {
       const { conversation, items, more } = got;
       this.parts.dispatch([{ type: 'history', conversation, items, more, first: !this.resumed }]);

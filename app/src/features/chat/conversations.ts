@@ -4,11 +4,13 @@
 import type { Conversation } from '@/api/types';
 
 export function conversationTitle({ id, title }: Pick<Conversation, 'id' | 'title'>): string {
-  return title?.trim() || (id === 'main' ? 'First conversation' : 'New conversation');
+  return title.trim() || (id === 'main' ? 'First conversation' : 'New conversation');
 }
+
+const main: Conversation = { id: 'main', title: '', archived: false, created_at: '', updated_at: '' };
 
 /** The default conversation is there even before the server lists it; put-away ones are not. */
 export function listed(items: readonly Conversation[]): readonly Conversation[] {
   const shown = items.filter(({ archived }) => !archived);
-  return items.some(({ id }) => id === 'main') ? shown : [...shown, { id: 'main', title: null }];
+  return items.some(({ id }) => id === 'main') ? shown : [...shown, main];
 }

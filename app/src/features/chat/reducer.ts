@@ -60,6 +60,8 @@ export type Action =
   | { type: 'again'; id: string }
   | { type: 'withdraw'; id: string }
   | { type: 'decide'; approval_id: string; decision: Decision }
+  /** The decision did not arrive: the question is open again. */
+  | { type: 'undecide'; approval_id: string }
   | { type: 'forget'; conversation: string };
 
 export const emptyChat: ChatState = { lastSeq: 0, conversations: {}, outbox: [], decided: {} };
@@ -85,6 +87,10 @@ export function reduce(state: ChatState, action: Action): ChatState {
       return { ...state, outbox: state.outbox.filter((kept) => kept.id !== action.id) };
     case 'decide':
       return { ...state, decided: { ...state.decided, [action.approval_id]: action.decision } };
+    case 'undecide': {
+      const { [action.approval_id]: _undone, ...decided } = state.decided;
+      return { ...state, decided };
+    }
     case 'forget': {
       const { [action.conversation]: _gone, ...conversations } = state.conversations;
       return { ...state, conversations, outbox: state.outbox.filter((kept) => kept.conversation !== action.conversation) };

@@ -23,7 +23,11 @@ const HIDDEN_TOO_LONG_MS = 30_000;
 /** When frames are not drawn (a hidden page), pieces are still taken in, in lumps. */
 const HIDDEN_GATHER_MS = 250;
 
-export function openChat(botId: string, conversation: string): Chat {
+/** What the page does when something other than a message is not taken. */
+export type OnRefused = (code: string, message: string) => void;
+
+export function openChat(botId: string, conversation: string, onRefused: OnRefused): Chat {
+  let lastDecided: string | null = null;
   const kept = outboxOf(botId);
   const store = createStore<{ chat: ChatState; link: Link }>(() => ({ chat: { ...emptyChat, outbox: kept.read() }, link: 'connecting' }));
   const dispatch = (actions: Parameters<typeof reduce>[1][]) => {
@@ -40,6 +44,10 @@ export function openChat(botId: string, conversation: string): Chat {
       state: () => store.getState().chat,
       dispatch,
       onLink: (link) => store.setState({ link }),
+      onRefused: (code, message) => {
+        if (code === 'assistant_unreachable' && lastDecided) dispatch([{ type: 'undecide', approval_id: lastDecided }]);
+        onRefused(code, message);
+      },
       gather,
     },
     conversation,
@@ -52,6 +60,7 @@ export function openChat(botId: string, conversation: string): Chat {
       connection.submit({ id: newId(), conversation: to, text, at: new Date().toISOString(), run_id: null, refused: null }),
     stop: (run_id) => void connection.tell({ type: 'abort', run_id }),
     decide: (approval_id, decision) => {
+      lastDecided = approval_id;
       if (connection.tell({ type: 'approve', approval_id, decision })) dispatch([{ type: 'decide', approval_id, decision }]);
     },
     withdraw: (id) => dispatch([{ type: 'withdraw', id }]),

@@ -1,11 +1,11 @@
 // One bot's chat for as long as its page is open.
 
-import { useEffect, useMemo, useState } from 'react';
+import { useEffect, useMemo, useRef, useState } from 'react';
 import { useStore } from 'zustand';
 import { createStore } from 'zustand/vanilla';
 import type { Link } from './connection';
 import { emptyChat, type ChatState } from './reducer';
-import { openChat, type Chat } from './store';
+import { openChat, type Chat, type OnRefused } from './store';
 import { activeRun, turnsOf, type Turn } from './turns';
 
 const closedStore = createStore<{ chat: ChatState; link: Link }>(() => ({ chat: emptyChat, link: 'connecting' }));
@@ -20,10 +20,12 @@ export interface ChatView {
   link: Link;
 }
 
-export function useChat(botId: string, conversation: string): ChatView {
+export function useChat(botId: string, conversation: string, onRefused: OnRefused): ChatView {
+  const refused = useRef(onRefused);
+  refused.current = onRefused;
   const [chat, setChat] = useState<Chat | null>(null);
   useEffect(() => {
-    const opened = openChat(botId, conversation);
+    const opened = openChat(botId, conversation, (code, message) => refused.current(code, message));
     setChat(opened);
     return () => opened.close();
     // The conversation that is shown changes without a new connection: see the next effect.

@@ -17,5 +17,5 @@ test('edits survive a newer revision, and untouched fields follow it', () => {
 });
 
 test('saved becomes live when the cell took the revision over', () => {
-  expect([savedWord(4, null), savedWord(4, 3), savedWord(4, 4), savedWord(4, 6)]).toEqual(['saved', 'saved', 'live', 'live']);
+  expect([savedWord(4, 0), savedWord(4, 3), savedWord(4, 4), savedWord(4, 6)]).toEqual(['saved', 'saved', 'live', 'live']);
 });

@@ -27,8 +27,8 @@ export function rebase(draft: Draft, settings: Settings, revision: number): Draf
 }
 
 /** "saved" until the cell took it over, then "live". */
-export function savedWord(revision: number, applied: number | null): 'saved' | 'live' {
-  return applied !== null && applied >= revision ? 'live' : 'saved';
+export function savedWord(revision: number, applied: number): 'saved' | 'live' {
+  return applied >= revision ? 'live' : 'saved';
 }
 
 function merge(base: unknown, mine: unknown, theirs: unknown): unknown {

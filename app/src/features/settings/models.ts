@@ -10,12 +10,10 @@ export interface ModelOption {
 }
 
 export function modelOptions(models: readonly Model[]): ModelOption[] {
-  return models.map((model) => ({ value: model.id, label: model.name ?? model.id, note: note(model) }));
+  return models.map((model) => ({ value: model.id, label: model.name, note: note(model) }));
 }
 
-function note(model: Model): string | undefined {
-  const strengths = Array.isArray(model.strengths) ? model.strengths.join(', ') : model.strengths;
-  const { input_usd_per_million: tokensIn, output_usd_per_million: tokensOut } = model;
-  const price = tokensIn && tokensOut ? `${exactUsd(tokensIn)} in, ${exactUsd(tokensOut)} out for a million tokens` : undefined;
-  return [strengths, price].filter(Boolean).join(' · ') || undefined;
+function note(model: Model): string {
+  const { input_usd, output_usd } = model.price;
+  return `${model.strengths} ${exactUsd(input_usd)} in, ${exactUsd(output_usd)} out for a million tokens.`.trim();
 }

@@ -1,7 +1,7 @@
 import { bars } from './chart';
 
 test('one bar a day, up to today', () => {
-  const day = (at: string, usage_usd: string) => ({ day: at, tokens_in: 1, tokens_out: 1, usage_usd });
+  const day = (at: string, cost_usd: string) => ({ day: at, tokens_in: 1, tokens_out: 1, cost_usd, calls: 1 });
   const days = [day('2026-11-01', '0.5'), day('2026-11-03', '2')];
   const result = bars(days, '2026-11-01T00:00:00Z', '2026-12-01T00:00:00Z', new Date('2026-11-04T10:00:00Z'));
   expect(result.map((bar) => [bar.day, bar.height])).toEqual([['2026-11-01', 0.25], ['2026-11-02', 0], ['2026-11-03', 1], ['2026-11-04', 0]]);

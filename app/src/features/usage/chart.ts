@@ -16,8 +16,8 @@ export interface Bar {
 }
 
 export function bars(days: readonly DayUsage[], start: string, end: string, now: Date): Bar[] {
-  const known = new Map(days.map((day) => [day.day.slice(0, 10), day.usage_usd]));
-  const tallest = days.reduce((max, day) => (nanos(day.usage_usd) > max ? nanos(day.usage_usd) : max), 0n);
+  const known = new Map(days.map((day) => [day.day.slice(0, 10), day.cost_usd]));
+  const tallest = days.reduce((max, day) => (nanos(day.cost_usd) > max ? nanos(day.cost_usd) : max), 0n);
   const last = Math.min(Date.parse(end), now.getTime());
   const result: Bar[] = [];
   for (let at = Date.parse(start.slice(0, 10)); at <= last && result.length < DAYS_MAX; at += DAY_MS) {

@@ -33,7 +33,10 @@ export function ChatPage({ bot }: { bot: Bot }) {
   const [panel, setPanel] = useState(desk);
   const { c } = useLocalSearchParams<{ c?: string }>();
   const conversation = c || 'main';
-  const view = useChat(bot.id, conversation);
+  const view = useChat(bot.id, conversation, (code, message) => {
+    toast(message, 'bad');
+    if (code === 'unknown_conversation') router.setParams({ c: undefined });
+  });
   useTitle(bot.bot_name);
   const drafts = useRef(new Map<string, string>());
   const choose = (id: string) => {
@@ -85,7 +88,7 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
           </Text>
         </View>
         <Text size="xs" tone="muted" numberOfLines={1} testID="chat-title">
-          {conversationTitle(listed ?? { id: conversation, title: null })}
+          {conversationTitle(listed ?? { id: conversation, title: '' })}
         </Text>
       </View>
     </View>
