@@ -1,0 +1,138 @@
+// One installation of Molt for the journey: `molt dev` as a stranger starts it, in a folder that keeps its downloads.
+// Never: a process that this run did not start, and none left behind.
+
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, openSync, readFileSync, readdirSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
+
+// The first start fetches OpenClaw and its Node; on a slow line that takes minutes.
+const READY_MAX_MS = 120_000;
+const STOP_MAX_MS = 30_000;
+const LOOK_AGAIN_MS = 50;
+
+export class Installation {
+  constructor({ molt, dataDir, port }) {
+    this.molt = molt;
+    this.dataDir = dataDir;
+    this.port = port;
+    this.url = `http://127.0.0.1:${port}`;
+  }
+
+  static async start({ molt, dataDir }) {
+    const installation = new Installation({ molt, dataDir, port: await freePort() });
+    await installation.launch(existsSync(dataDir) ? ["--reset", "--yes"] : []);
+    return installation;
+  }
+
+  async launch(wishes = []) {
+    mkdirSync(join(this.dataDir, ".."), { recursive: true });
+    const screen = openSync(`${this.dataDir}.screen`, "w");
+    const began = Date.now();
+    const { PATH, HOME, USER, LANG, TMPDIR } = process.env;
+    this.child = spawn(
+      this.molt,
+      ["dev", "--listen", `127.0.0.1:${this.port}`, "--data-dir", this.dataDir, ...wishes],
+      { env: { PATH, HOME, USER, LANG, TMPDIR }, stdio: ["ignore", screen, screen], detached: true },
+    );
+    await until("molt dev is ready", READY_MAX_MS, async () => {
+      if (this.child.exitCode !== null) throw new Error(`molt dev ended:\n${this.screen()}`);
+      return (await fetch(`${this.url}/healthz`).catch(() => null))?.ok;
+    });
+    return Date.now() - began;
+  }
+
+  // What the person who started it sees.
+  screen() {
+    return readFileSync(`${this.dataDir}.screen`, "utf8");
+  }
+
+  // Ctrl-C; an error when something is left running.
+  async stop() {
+    if (!this.child || this.child.exitCode !== null) return;
+    this.child.kill("SIGINT");
+    await until("molt dev has stopped", STOP_MAX_MS, () => this.child.exitCode !== null || this.child.signalCode !== null);
+    const left = this.processes();
+    if (left.length > 0) throw new Error(`left running after Ctrl-C: ${JSON.stringify(left)}`);
+  }
+
+  // For a run that failed: nothing of ours stays.
+  abandon() {
+    for (const { pid } of this.processes()) end(pid);
+  }
+
+  // Every process that names this data folder in its command line or environment.
+  processes() {
+    const read = (pid, what) => {
+      try {
+        return readFileSync(`/proc/${pid}/${what}`, "latin1");
+      } catch {
+        return "";
+      }
+    };
+    return readdirSync("/proc")
+      .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+      .map((name) => ({ pid: Number(name), command: read(name, "cmdline").replaceAll("\0", " ").trim(), environment: read(name, "environ") }))
+      .filter(({ command, environment }) => command !== "" && (command.includes(this.dataDir) || environment.includes(this.dataDir)))
+      .map(({ pid, command }) => ({ pid, command }));
+  }
+
+  cells() {
+    return this.processes().filter(({ command }) => /(^|\/)molt-cell[^/ ]*( |$)/.test(command));
+  }
+
+  runtimes() {
+    return this.processes().filter(({ command }) => command.includes("openclaw") && !command.includes("npm"));
+  }
+
+  // Kill -9.
+  killCell() {
+    const cells = this.cells();
+    if (cells.length !== 1) throw new Error(`one cell expected: ${JSON.stringify(cells)}`);
+    end(cells[0].pid);
+  }
+
+  // Whether a Markdown file of some bot's state holds these words.
+  remembers(words) {
+    const bots = join(this.dataDir, "bots");
+    if (!existsSync(bots)) return false;
+    return readdirSync(bots, { recursive: true })
+      .filter((path) => path.endsWith(".md") && !path.includes("node_modules"))
+      .some((path) => readFileSync(join(bots, path), "utf8").includes(words));
+  }
+}
+
+function end(pid) {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // it was faster
+  }
+}
+
+export async function until(what, max_ms, look) {
+  const began = Date.now();
+  for (;;) {
+    const found = await look();
+    if (found) return found;
+    if (Date.now() - began > max_ms) throw new Error(`waited ${max_ms} ms in vain: ${what}`);
+    await pause(LOOK_AGAIN_MS);
+  }
+}
+
+// Free, and the next one as well: that is where the operator's listener goes.
+async function freePort() {
+  const open = (port) =>
+    new Promise((done) => {
+      const server = createServer().once("error", () => done(null));
+      server.listen(port, "127.0.0.1", () => {
+        const { port } = server.address();
+        server.close(() => done(port));
+      });
+    });
+  for (;;) {
+    const port = await open(0);
+    if (port && (await open(port + 1))) return port;
+  }
+}

@@ -1,0 +1,231 @@
+// The product's main story as a stranger lives it: one command, a page, three questions, and a conversation with a real
+// OpenClaw that remembers, shows what it costs, can be stopped, and comes back when its cell dies.
+// Never: a step by anything but the page, except for the plug that is pulled and the file that is looked for.
+//
+//   node journey.mjs [--molt <program>] [--data-dir <folder>] [--pictures <folder>]
+
+import assert from "node:assert/strict";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+
+import { openBrowser } from "./browser.mjs";
+import { Installation, until } from "./installation.mjs";
+
+// The first run on a machine fetches OpenClaw and its Node.
+const PROVISIONING_MAX_MS = 900_000;
+// A turn of the real runtime with a tool call, on two busy cores.
+const TURN_MAX_MS = 90_000;
+// From kill -9 of the cell to a turn that has ended: the runtime starts again in between.
+const RECOVERY_MAX_MS = 120_000;
+
+const here = import.meta.dirname;
+const { values: options } = parseArgs({
+  options: {
+    molt: { type: "string", default: join(here, "../target/debug/molt") },
+    "data-dir": { type: "string", default: join(here, "../target/e2e/data") },
+    pictures: { type: "string", default: join(here, "screenshots") },
+  },
+});
+
+const figures = {};
+const installation = await Installation.start({ molt: resolve(options.molt), dataDir: resolve(options["data-dir"]) });
+const browser = await openBrowser(resolve(options.pictures));
+const { page } = browser;
+const by = (name) => page.getByTestId(name);
+let failed = false;
+
+try {
+  await signUp();
+  await answerThreeQuestions();
+  await acceptThePlan();
+  await watchItStart();
+  await rememberAndRecall();
+  await stopAnAnswer();
+  await reloadKeepsEverything();
+  await pullThePlug();
+  await seeTheBill();
+  assert.deepEqual(browser.faults, [], "the browser's console is clean");
+  await browser.close();
+  await installation.stop();
+  await startAgain();
+} catch (error) {
+  failed = true;
+  console.error(error);
+  await page.screenshot({ path: join(options.pictures, "failed.png") }).catch(() => {});
+  console.error(`console so far: ${browser.faults.join(" | ")}\n--- molt dev\n${installation.screen()}`);
+  await browser.close().catch(() => {});
+} finally {
+  installation.abandon();
+}
+console.log(JSON.stringify(figures, null, 2));
+process.exit(failed ? 1 : 0);
+
+async function signUp() {
+  await page.goto(installation.url);
+  await browser.pictures("01-landing");
+  await by("get-started").first().click();
+  await by("sign-up-name").waitFor();
+  await browser.pictures("02-sign-up");
+  await by("sign-up-name").fill("Ada");
+  await by("sign-up-email").fill("ada@example.com");
+  await by("sign-up-password").fill("short");
+  await by("sign-up-submit").click();
+  await by("sign-up-password-fault").waitFor();
+  await browser.pictures("03-sign-up-refused");
+  await by("sign-up-password").fill("a lobster in the garden");
+  await by("sign-up-submit").click();
+}
+
+async function answerThreeQuestions() {
+  await by("wizard-vertical-researcher").click();
+  await browser.pictures("04-wizard-vertical");
+  await next();
+  await by("wizard-name").fill("Pip");
+  await browser.pictures("05-wizard-name");
+  await next();
+  await by("wizard-timezone").waitFor();
+  assert.match(await textOf("wizard-timezone"), /Lisbon/, "the time zone is the browser's");
+  await browser.pictures("06-wizard-timezone");
+  await next();
+}
+
+async function next() {
+  if (await by("wizard-next").isVisible()) await by("wizard-next").click();
+}
+
+async function acceptThePlan() {
+  await by("plan-checkout").waitFor();
+  await browser.pictures("07-plan");
+  await by("plan-checkout").click();
+  await by("checkout-accept").waitFor();
+  await browser.pictures("08-checkout");
+  await by("checkout-accept").click();
+}
+
+async function watchItStart() {
+  const began = Date.now();
+  const starting = await by("starting").or(by("composer")).first().waitFor().then(() => by("starting").isVisible());
+  if (starting) await browser.pictures("09-starting");
+  await by("composer").waitFor({ timeout: PROVISIONING_MAX_MS });
+  figures.plan_to_chat_ms = Date.now() - began;
+  assert.deepEqual([installation.cells().length, installation.runtimes().length > 0], [1, true], "one cell and its runtime");
+  await browser.pictures("10-chat-empty");
+}
+
+// Types, sends, and waits until the newest turn has ended; answers its state.
+async function turn(text, { states = ["finished"], max_ms = TURN_MAX_MS } = {}) {
+  const before = await by("turn").count();
+  await say(text);
+  return await ended(before, states, max_ms);
+}
+
+async function say(text) {
+  await by("composer").fill(text);
+  await by("composer-send").click();
+}
+
+async function ended(before, states, max_ms) {
+  const began = Date.now();
+  const state = await until(`a turn that is ${states.join(" or ")}`, max_ms, async () => {
+    if ((await by("turn").count()) <= before) return null;
+    const state = await by("turn").last().getAttribute("data-state");
+    if (["failed", "aborted"].includes(state) && !states.includes(state)) {
+      throw new Error(`the turn is ${state}: ${await by("turn").last().innerText()}`);
+    }
+    return states.includes(state) ? state : null;
+  });
+  return { state, took_ms: Date.now() - began, text: await by("turn").last().innerText() };
+}
+
+async function rememberAndRecall() {
+  const told = await turn("Bear in mind for later: my favourite café in Porto is called Majestic.");
+  figures.turn_with_tool_ms = told.took_ms;
+  assert.ok((await by("tool-card").count()) > 0, "the tool call is shown");
+  assert.ok(installation.remembers("Majestic"), "the memory file is really written");
+  const cost = await by("usage-cost").last().innerText();
+  assert.match(cost, /\$\d+\.\d+/, "what the answer cost");
+  figures.first_cost = cost;
+  await browser.pictures("11-remembered");
+  await by("tool-card").first().click();
+  await browser.pictures("12-tool-open");
+
+  await by("conversation-new").click();
+  await by("chat-empty").waitFor();
+  const asked = await turn("Which café do I like best in Porto?");
+  figures.recall_ms = asked.took_ms;
+  assert.match(asked.text, /Majestic/, "a new conversation gets it back");
+  await browser.pictures("13-recalled");
+}
+
+async function stopAnAnswer() {
+  const before = await by("turn").count();
+  await say("Please tell me at length everything that you can help me with.");
+  await by("message-streaming").last().waitFor({ timeout: TURN_MAX_MS });
+  await browser.pictures("14-streaming");
+  await by("composer-stop").click();
+  const { state } = await ended(before, ["aborted", "finished"], TURN_MAX_MS);
+  figures.stopped = state;
+  assert.equal(state, "aborted", "the answer stops when told to");
+  await by("turn-stopped").last().waitFor();
+}
+
+async function reloadKeepsEverything() {
+  const shown = await pageWords();
+  await page.reload();
+  await by("composer").waitFor();
+  await until("everything is back after a reload", TURN_MAX_MS, async () => (await pageWords()).length >= shown.length);
+  assert.deepEqual(await pageWords(), shown, "the same words, none lost, none twice");
+}
+
+async function pageWords() {
+  return [...(await by("message-user").allInnerTexts()), ...(await by("message-assistant").allInnerTexts())];
+}
+
+async function pullThePlug() {
+  const before = await by("turn").count();
+  await say("Describe step by step and in detail how you would plan a week in Porto.");
+  await by("message-streaming").last().waitFor({ timeout: TURN_MAX_MS });
+  installation.killCell();
+  await page.waitForTimeout(1_000);
+  await browser.pictures("15-cell-killed");
+  const { state, took_ms } = await ended(before, ["finished", "failed"], RECOVERY_MAX_MS);
+  Object.assign(figures, { after_kill: state, recovery_ms: took_ms });
+  await browser.pictures("16-recovered");
+  if (state === "failed") {
+    await by("turn-retry").last().click();
+    await until("the retry has an answer", RECOVERY_MAX_MS, async () => {
+      return (await by("turn").last().getAttribute("data-state")) === "finished";
+    });
+  }
+  const after = await turn("Are you there again?", { max_ms: RECOVERY_MAX_MS });
+  assert.equal(after.state, "finished", "the page has recovered by itself");
+  assert.deepEqual([installation.cells().length, new Set(await pageWords()).size > 0], [1, true]);
+}
+
+async function seeTheBill() {
+  await by("nav-usage").click();
+  await by("usage-total").waitFor();
+  figures.usage = await textOf("usage-usage");
+  await browser.pictures("17-usage");
+  await page.goBack();
+  await by("nav-settings").click();
+  await by("settings-name").waitFor();
+  await browser.pictures("18-settings");
+  await page.goBack();
+  await by("nav-account").click();
+  await by("account-email").waitFor();
+  await browser.pictures("19-account");
+}
+
+// The second start: quick, and the bot comes back by itself.
+async function startAgain() {
+  figures.second_start_ms = await installation.launch();
+  await until("the bot is back by itself", TURN_MAX_MS, () => installation.runtimes().length > 0);
+  await installation.stop();
+  assert.ok(figures.second_start_ms < 5_000, `the second start took ${figures.second_start_ms} ms`);
+}
+
+async function textOf(name) {
+  const value = await by(name).first().evaluate((element) => element.value ?? element.textContent);
+  return value || (await by(name).first().innerText());
+}
