@@ -15,6 +15,8 @@ test('what is missing, and where to go next', () => {
   expect(missingIn({ email: 'a', password: 'x' })?.field).toBe('email');
   expect(missingIn({ email: 'a@b', password: '' })?.field).toBe('password');
   expect(missingIn({ email: 'a@b', password: 'x', name: ' ' })?.field).toBe('name');
-  expect(missingIn({ email: 'a@b', password: 'x', name: 'A' })).toBeNull();
+  expect(missingIn({ email: 'a@b', password: 'short', name: 'A' })?.field).toBe('password');
+  expect(missingIn({ email: 'a@b', password: 'a few words', name: 'A' })).toBeNull();
+  expect(missingIn({ email: 'a@b', password: 'x' })).toBeNull();
   expect(['/checkout/abc', '//evil.example', 'https://evil.example', '/\\evil', undefined].map(nextPath)).toEqual(['/checkout/abc', null, null, null, null]);
 });

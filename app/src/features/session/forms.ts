@@ -18,11 +18,17 @@ export function faultOf(error: unknown): FormFault {
   return { field: named ?? FIELDS.find((field) => error.code.includes(field)) ?? null, text };
 }
 
+/** The server's rule; said here at once, so that nobody waits to hear it. */
+const PASSWORD_CHARACTERS_MIN = 10;
+
 /** What can be said before the server is asked. The server holds the real rules. */
 export function missingIn(form: { email: string; password: string; name?: string }): FormFault | null {
   if (form.name !== undefined && !form.name.trim()) return { field: 'name', text: 'Tell us what to call you.' };
   if (!/^\S+@\S+$/.test(form.email.trim())) return { field: 'email', text: 'This does not look like an e-mail address.' };
   if (!form.password) return { field: 'password', text: 'A password is needed.' };
+  if (form.name !== undefined && [...form.password].length < PASSWORD_CHARACTERS_MIN) {
+    return { field: 'password', text: `Take at least ${PASSWORD_CHARACTERS_MIN} characters: a few words are easy to remember.` };
+  }
   return null;
 }
 

@@ -30,7 +30,9 @@ const OFFLINE_AFTER_MS = 2_000;
 
 export function ChatPage({ bot }: { bot: Bot }) {
   const desk = useIsDesk();
-  const [panel, setPanel] = useState(desk);
+  const [beside, setBeside] = useState(true);
+  const [drawer, setDrawer] = useState(false);
+  const panel = desk ? beside : drawer;
   const { c } = useLocalSearchParams<{ c?: string }>();
   const conversation = c || 'main';
   const view = useChat(bot.id, conversation, (code, message) => {
@@ -40,7 +42,7 @@ export function ChatPage({ bot }: { bot: Bot }) {
   useTitle(bot.bot_name);
   const drafts = useRef(new Map<string, string>());
   const choose = (id: string) => {
-    if (!desk) setPanel(false);
+    setDrawer(false);
     router.setParams({ c: id === 'main' ? undefined : id });
   };
   const sidebar = (
@@ -58,12 +60,12 @@ export function ChatPage({ bot }: { bot: Bot }) {
     <View className="flex-1 flex-row bg-paper" testID="chat">
       {desk && panel ? <View className="w-72 border-r border-line">{sidebar}</View> : null}
       {desk ? null : (
-        <Drawer open={panel} onClose={() => setPanel(false)}>
+        <Drawer open={drawer} onClose={() => setDrawer(false)}>
           {sidebar}
         </Drawer>
       )}
       <View className="flex-1" role="main">
-        <Header bot={bot} conversation={conversation} panel={panel} onPanel={() => setPanel(!panel)} />
+        <Header bot={bot} conversation={conversation} panel={panel} onPanel={() => (desk ? setBeside(!beside) : setDrawer(!drawer))} />
         <Away bot={bot} link={view.link} />
         <Talk key={conversation} bot={bot} conversation={conversation} view={view} drafts={drafts.current} />
       </View>
