@@ -1,0 +1,9 @@
+//! The fleet as a whole on a real Postgres: against a world in memory that survives its crashes, and against real
+//! processes.
+//! Never: sleep for something that can be waited for.
+
+mod crash;
+mod ladder;
+mod process;
+mod stage;
+mod world;
