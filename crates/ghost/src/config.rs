@@ -1,0 +1,54 @@
+//! What an operator sets about the proxy. Read and checked by the binary; this is only its shape.
+//! Never: an environment variable or a file read here.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use molt_model::{Catalog, Nanos};
+use secrecy::SecretString;
+use serde::Deserialize;
+use url::Url;
+
+/// Everything that the proxy is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub providers: Vec<ProviderConfig>,
+    pub catalog: Arc<Catalog>,
+    /// The journal lives in `<data_dir>/ghost`.
+    pub data_dir: PathBuf,
+    /// Where people reach this installation; notices link to pages below it.
+    pub public_url: Url,
+    /// The most that one person may spend in a period, whatever they set themselves.
+    pub monthly_cap_nanos: Nanos,
+    /// The pause after each word of the practice model. People read along at 20 to 30 ms; tests use zero.
+    pub practice_pace: Duration,
+}
+
+impl Config {
+    /// The practice model's pace where nobody chose another.
+    pub const PRACTICE_PACE: Duration = Duration::from_millis(24);
+}
+
+/// One place where models run. `name` is the first part of every `provider/model`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    pub name: String,
+    pub kind: ProviderKind,
+    /// Up to and without `/chat/completions`, such as `https://api.openai.com/v1`. Not for the practice model.
+    #[serde(default)]
+    pub base_url: Option<Url>,
+    #[serde(default)]
+    pub api_key: Option<SecretString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderKind {
+    /// Any address that speaks OpenAI's API: OpenAI, Venice, Ollama, llama.cpp.
+    #[serde(rename = "openai")]
+    OpenAi,
+    /// The built-in practice model: no network, deterministic.
+    Practice,
+}
