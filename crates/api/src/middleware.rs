@@ -7,7 +7,8 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use futures_util::StreamExt;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -17,6 +18,10 @@ use crate::state::ApiState;
 
 /// The largest body that any route of this API needs is the settings of a bot, some kilobytes.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// A body that announces itself as too large is still read, up to this and for so long: whoever is cut off in the middle of
+/// sending never gets to see why.
+const REFUSED_BODY_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
+const REFUSED_BODY_TIME: Duration = Duration::from_secs(5);
 /// Handlers only read and write rows; one that takes longer waits for a database that is in trouble.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Browsers ask again for permission after this long.
@@ -31,6 +36,7 @@ pub(crate) fn around(router: Router<ApiState>, state: &ApiState) -> Router<ApiSt
     router
         .fallback(not_found)
         .layer(from_fn(finish))
+        .layer(from_fn(refuse_large))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(cors(state))
         .layer(CompressionLayer::new())
@@ -39,6 +45,26 @@ pub(crate) fn around(router: Router<ApiState>, state: &ApiState) -> Router<ApiSt
 
 async fn not_found() -> Problem {
     Problem::new(Code::RouteNotFound, "Nothing is at this address; /api/docs lists what there is.")
+}
+
+/// Refuses a body by its announced length. One that announces nothing meets the limit while it is read.
+async fn refuse_large(request: Request, next: Next) -> Response {
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_none_or(|bytes| bytes <= BODY_BYTES_MAX) {
+        return next.run(request).await;
+    }
+    let mut body = request.into_body().into_data_stream();
+    let read = async {
+        let mut bytes = 0;
+        while let Some(Ok(piece)) = body.next().await {
+            bytes += piece.len();
+            if bytes > REFUSED_BODY_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(REFUSED_BODY_TIME, read).await;
+    Problem::new(Code::BodyTooLarge, format!("Send a body of at most {BODY_BYTES_MAX} bytes.")).into_response()
 }
 
 /// Bounds the time until an answer begins, and turns axum's bare 405 into a Problem.

@@ -73,7 +73,7 @@ impl Stack {
     pub(crate) async fn start_without_runtime() -> Self {
         let mut stack = Self::prepare_with("", None).await;
         stack.unreachable_npm = true;
-        stack.launch().await;
+        stack.launch_until("/healthz", &[]).await;
         stack
     }
 
@@ -100,12 +100,16 @@ impl Stack {
     }
 
     pub(crate) async fn launch_with(&mut self, arguments: &[&str]) {
+        self.launch_until("/readyz", arguments).await;
+    }
+
+    async fn launch_until(&mut self, good: &str, arguments: &[&str]) {
         assert!(self.molt.is_none(), "one program at a time");
         self.starts += 1;
         self.molt = Some(self.command().args(arguments).spawn().expect("the program was built"));
         let began = Instant::now();
         loop {
-            if let Some(answer) = self.http.try_get("/readyz").await
+            if let Some(answer) = self.http.try_get(good).await
                 && answer.status == 200
             {
                 return;
@@ -143,6 +147,8 @@ impl Stack {
         }
         if self.unreachable_npm {
             command.env("npm_config_registry", "http://127.0.0.1:1/").env("npm_config_cache", self.folder.join("npm"));
+            // npm's own patience is longer than a test's
+            command.env("npm_config_fetch_retries", "0");
         }
         command
     }
