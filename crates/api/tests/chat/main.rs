@@ -1,0 +1,10 @@
+//! The chat through the front door: a real server, a real Postgres, browsers on one side and on the other a cell that
+//! speaks the wire types over a unix socket and misbehaves on demand.
+
+mod cell;
+mod conversations;
+mod door;
+mod events;
+mod kit;
+mod messages;
+mod resume;
