@@ -73,10 +73,11 @@ impl Inbox {
 
     async fn keep_failure(&self, row: &InboxRow, faulty: &Faulty, now: Time) -> Result<(), StoreError> {
         let again = row.attempts + 1 < ATTEMPTS_MAX;
-        let error = faulty as &dyn std::error::Error;
         if again {
+            let error = faulty as &dyn std::error::Error;
             tracing::warn!(event.id = %row.event_id, error, "a payment event failed; trying again later");
         } else {
+            let error = faulty as &dyn std::error::Error;
             tracing::error!(event.id = %row.event_id, error, "a payment event can't be processed");
         }
         let mut tx = self.store.system().await?;

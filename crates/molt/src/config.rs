@@ -55,6 +55,8 @@ pub struct Config {
     pub operator_listen: SocketAddr,
     /// As the operator wrote it; empty: `http://` and the address that is really bound.
     pub public_url: Option<Url>,
+    /// Where cells send model calls; empty: the listener's own `/v1`.
+    pub proxy_url: Option<Url>,
     pub data_dir: PathBuf,
     pub database_url: Option<SecretString>,
     pub seal_key: Option<SecretString>,
@@ -84,6 +86,7 @@ impl Config {
         let listen = take.address("listen");
         let operator: String = take.value("operator_listen");
         let public_url: String = take.value("public_url");
+        let proxy_url: String = take.value("proxy_url");
         let data_dir: PathBuf = take.value("data_dir");
         let database_url_env: String = take.value("database_url_env");
         let seal_key_file: PathBuf = take.value("seal_key_file");
@@ -98,6 +101,7 @@ impl Config {
             listen,
             operator_listen: listen,
             public_url: None,
+            proxy_url: None,
             data_dir: if data_dir.as_os_str().is_empty() { default_data_dir(environment) } else { data_dir },
             database_url: environment(&database_url_env).filter(|url| !url.is_empty()).map(SecretString::from),
             seal_key: environment("MOLT_SEAL_KEY").map(SecretString::from),
@@ -112,7 +116,9 @@ impl Config {
             practice_pace: Duration::from_millis(take.value("practice_pace_ms")),
             runtime: take.value("runtime"),
         };
-        config.set_addresses(&operator, &public_url, &mut faults);
+        config.set_operator(&operator, &mut faults);
+        config.public_url = url("public_url", &public_url, &mut faults);
+        config.proxy_url = url("proxy_url", &proxy_url, &mut faults);
         config.set_seal_key(&seal_key_file, &mut faults);
         match models.resolve(environment) {
             Ok((catalog, providers)) => (config.catalog, config.providers) = (Arc::new(catalog), providers),
@@ -158,7 +164,7 @@ impl Config {
         }
     }
 
-    fn set_addresses(&mut self, operator: &str, public_url: &str, faults: &mut Vec<String>) {
+    fn set_operator(&mut self, operator: &str, faults: &mut Vec<String>) {
         let after = match self.listen.port() {
             0 => 0,
             port => port.checked_add(1).unwrap_or(port - 1),
@@ -168,14 +174,6 @@ impl Config {
             match operator.parse() {
                 Ok(address) => self.operator_listen = address,
                 Err(_) => faults.push(not_an_address("operator_listen", operator)),
-            }
-        }
-        if !public_url.is_empty() {
-            match public_url.parse() {
-                Ok(url) => self.public_url = Some(url),
-                Err(_) => {
-                    faults.push(format!("public_url: \"{public_url}\" isn't an address such as https://molt.example"))
-                }
             }
         }
     }
@@ -191,6 +189,12 @@ impl Config {
             faults.push("the seal key must be 64 hexadecimal digits; `openssl rand -hex 32` makes one".to_owned());
         }
     }
+}
+
+/// What a variable of this process holds. The one reader of the environment, besides the settings' own layer.
+#[must_use]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn layers(overrides: &Overrides) -> Figment {
@@ -259,6 +263,18 @@ impl Taker<'_> {
     }
 }
 
+/// An address that may be left empty.
+fn url(name: &str, text: &str, faults: &mut Vec<String>) -> Option<Url> {
+    if text.is_empty() {
+        return None;
+    }
+    let url = text.parse().ok();
+    if url.is_none() {
+        faults.push(format!("{name}: \"{text}\" isn't an address such as https://molt.example"));
+    }
+    url
+}
+
 fn not_an_address(name: &str, text: &str) -> String {
     format!("{name}: \"{text}\" isn't an address and a port such as 127.0.0.1:8787")
 }
@@ -274,6 +290,7 @@ fn default_data_dir(environment: &dyn Fn(&str) -> Option<String>) -> PathBuf {
 }
 
 #[cfg(test)]
+#[expect(clippy::result_large_err, reason = "figment's jail asks for its error by value")]
 mod tests {
     use super::*;
     use figment::Jail;

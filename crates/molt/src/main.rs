@@ -1,1 +1,166 @@
-fn main() {}
+//! The command line. Reads what is asked, calls the library, and says in one sentence what went wrong.
+//! Never: anything else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use molt::config::{Config, Overrides};
+use molt::screen::Screen;
+use molt::wire::Roles;
+use molt::{commands, dev, doctor, log, serve};
+use molt_model::{KeyId, Nanos};
+
+#[derive(Parser)]
+#[command(name = "molt", version, about = "A personal AI assistant of one's own, for everybody on your machine")]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Options {
+    /// A file of settings, instead of ./molt.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the API and the app listen
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where everything is kept
+    #[arg(long, global = true, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything on this machine, from nothing: Postgres, API, app, Ghost Key, cells
+    Dev {
+        /// Forget every account, assistant and memory first
+        #[arg(long)]
+        reset: bool,
+        /// Don't ask whether --reset is meant
+        #[arg(long)]
+        yes: bool,
+    },
+    /// The API, the app and the loops that only need the database
+    Serve {
+        /// Also Ghost Key and the cells, in this one process
+        #[arg(long)]
+        all: bool,
+    },
+    /// Ghost Key: model calls under the installation's own keys
+    Proxy,
+    /// The cells of this machine
+    Fleet,
+    /// Bring the database to the newest schema
+    Migrate,
+    /// Look at everything an installation needs and say how it is
+    Doctor,
+    /// Ghost Keys for programs
+    #[command(subcommand)]
+    Keys(Keys),
+    /// What operators do
+    #[command(subcommand)]
+    Admin(Admin),
+    /// Make a code that lets one person sign up
+    Invite {
+        /// Only for this address
+        #[arg(long)]
+        email: Option<String>,
+    },
+    /// Print the description of the API
+    Openapi,
+}
+
+#[derive(Subcommand)]
+enum Keys {
+    /// Make a key; it is printed once
+    Create {
+        /// Whose plan pays
+        #[arg(long, value_name = "EMAIL")]
+        user: String,
+        /// The most that this key may spend in a month, in US dollars
+        #[arg(long, value_name = "N")]
+        cap_usd: Option<Nanos>,
+        /// What the key is for
+        #[arg(long, default_value = "program")]
+        label: String,
+    },
+    /// Make a key useless, at once
+    Revoke { id: KeyId },
+}
+
+#[derive(Subcommand)]
+enum Admin {
+    /// Make somebody an operator
+    GrantOperator { email: String },
+    /// Make an operator an ordinary user
+    RevokeOperator { email: String },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nmolt: {}", sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if matches!(cli.command, Command::Openapi) {
+        commands::openapi()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let environment = molt::config::environment;
+    let Options { config, listen, data_dir } = cli.options;
+    let config = Config::read(&Overrides { file: config, listen, data_dir }, &environment)?;
+    match cli.command {
+        Command::Dev { reset, yes } => {
+            let screen = Screen::new(environment("NO_COLOR").is_some());
+            dev::run(config, dev::Wishes { reset, yes }, screen).await?;
+        }
+        Command::Serve { all: true } => daemon(config, Roles::ALL).await?,
+        Command::Serve { all: false } => daemon(config, Roles { serve: true, ..Roles::default() }).await?,
+        Command::Proxy => daemon(config, Roles { proxy: true, ..Roles::default() }).await?,
+        Command::Fleet => daemon(config, Roles { fleet: true, ..Roles::default() }).await?,
+        Command::Migrate => commands::migrate(&config).await?,
+        Command::Doctor if doctor::run(&config).await => {}
+        Command::Doctor => return Ok(ExitCode::FAILURE),
+        Command::Keys(Keys::Create { user, cap_usd, label }) => {
+            commands::create_key(&config, &user, &label, cap_usd).await?;
+        }
+        Command::Keys(Keys::Revoke { id }) => commands::revoke_key(&config, id).await?,
+        Command::Admin(Admin::GrantOperator { email }) => commands::set_operator(&config, &email, true).await?,
+        Command::Admin(Admin::RevokeOperator { email }) => commands::set_operator(&config, &email, false).await?,
+        Command::Invite { email } => commands::invite(&config, email.as_deref()).await?,
+        Command::Openapi => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn daemon(config: Config, roles: Roles) -> anyhow::Result<()> {
+    log::to_stderr(&config.log)?;
+    serve::run(config, roles).await
+}
+
+/// The error and what it came from, once each, on one line.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !parts.iter().any(|part| part.contains(&cause)) {
+            parts.push(cause);
+        }
+    }
+    parts.join(": ")
+}

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
@@ -15,8 +15,6 @@ use tokio::time::{Instant, sleep, timeout};
 const INSTALL_MAX: Duration = Duration::from_secs(20 * 60);
 /// How often progress is looked at; people can't tell shorter.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(400);
-/// A draft of a killed install, older than any install takes.
-const DRAFT_ABANDONED: Duration = Duration::from_secs(30 * 60);
 /// Out of a hundred: what the bytes on the disk say; the rest is packages that are there.
 const BYTES_WEIGHT: u64 = 70;
 
@@ -29,6 +27,8 @@ pub struct Pinned {
     pub lock: &'static str,
     /// What it takes on the disk, roughly: only for showing progress and for asking early whether there is room.
     pub bytes_about: u64,
+    /// What must be in the folder in the end. npm leaves out an optional package that it can't fetch, and says nothing.
+    pub needs: fn() -> Vec<PathBuf>,
     /// Runs on the whole folder before it gets its final name.
     pub finish: fn(&Path) -> std::io::Result<()>,
 }
@@ -40,6 +40,8 @@ pub enum NpmError {
     Missing,
     #[error("npm can't reach its registry, which {title} comes from; check the network (or npm's proxy settings)")]
     Unreachable { title: &'static str },
+    #[error("npm could not fetch all of {title}: {missing} is missing; check the network, then start again")]
+    Incomplete { title: &'static str, missing: String },
     #[error("the disk is full: {title} needs about {need_mib} MiB in {}; make room", folder.display())]
     DiskFull { title: &'static str, need_mib: u64, folder: PathBuf },
     #[error("what npm's registry sent for {title} is not what is pinned, so nothing was installed ({line})")]
@@ -75,14 +77,10 @@ impl Pinned {
         }
         sweep(parent);
         self.check_room(parent)?;
-        let draft = parent.join(format!(".draft-{}", uuid::Uuid::new_v4().simple()));
-        let done = self.fill(&draft, progress).await;
-        if done.is_err() {
-            let _ = fs::remove_dir_all(&draft);
-        }
-        done?;
+        let draft = Draft(parent.join(format!(".draft-{}", uuid::Uuid::new_v4().simple())));
+        self.fill(&draft.0, progress).await?;
         let folder = self.folder(parent);
-        fs::rename(&draft, &folder).map_err(failed)?;
+        fs::rename(&draft.0, &folder).map_err(failed)?;
         progress(100);
         Ok(folder)
     }
@@ -104,6 +102,9 @@ impl Pinned {
         if !out.status.success() {
             return Err(self.explain(&String::from_utf8_lossy(&out.stderr), draft));
         }
+        if let Some(missing) = (self.needs)().iter().find(|path| !draft.join(path).exists()) {
+            return Err(NpmError::Incomplete { title: self.title, missing: missing.display().to_string() });
+        }
         (self.finish)(draft).map_err(failed)
     }
 
@@ -114,7 +115,10 @@ impl Pinned {
         command.args(["ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--no-update-notifier"]);
         command.args(["--no-progress", "--loglevel=error"]);
         command.current_dir(draft).stdin(Stdio::null()).kill_on_drop(true);
-        let out = command.output().await.map_err(|error| self.failed(draft, &error))?;
+        let out = match command.output().await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(NpmError::Missing),
+            other => other.map_err(|error| self.failed(draft, &error))?,
+        };
         if out.status.code() == Some(127) { Err(NpmError::Missing) } else { Ok(out) }
     }
 
@@ -222,12 +226,20 @@ async fn lock(path: &Path) -> std::io::Result<File> {
     }
 }
 
-/// Removes drafts that nobody fills any more. An npm of a killed molt may still write into a younger one.
+/// Goes with its content unless it was given its final name, even when the install is given up in the middle.
+struct Draft(PathBuf);
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Removes what killed installs left; the caller holds the lock, so nobody else fills a draft. An npm that outlived its
+/// molt may still try, and fails.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let draft = entry.file_name().to_string_lossy().starts_with(".draft-");
-        let age = entry.metadata().and_then(|facts| facts.modified()).map(|at| SystemTime::now().duration_since(at));
-        if draft && matches!(age, Ok(Ok(age)) if age > DRAFT_ABANDONED) {
+        if entry.file_name().to_string_lossy().starts_with(".draft-") {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -243,6 +255,7 @@ mod tests {
         lock: r#"{"name":"nothing","version":"1.0.0","lockfileVersion":3,"requires":true,
                   "packages":{"":{"name":"nothing","version":"1.0.0"}}}"#,
         bytes_about: 1024,
+        needs: Vec::new,
         finish: |folder| fs::write(folder.join("finished"), ""),
     };
 
@@ -270,6 +283,9 @@ mod tests {
         assert!(broken.install(&parent, &|_| {}).await.is_err());
         let huge = Pinned { manifest: "{}", bytes_about: u64::MAX, ..EMPTY };
         assert!(matches!(huge.install(&parent, &|_| {}).await, Err(NpmError::DiskFull { .. })));
+        let partly = Pinned { lock: "{\"lockfileVersion\":3}", manifest: "{}", needs: || vec!["here".into()], ..EMPTY };
+        let partly = partly.install(&parent, &|_| {}).await.unwrap_err();
+        assert!(partly.to_string().contains("here is missing"), "{partly}");
         let mut names: Vec<_> = fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, [".lock".into(), folder.file_name().unwrap().to_owned()]);

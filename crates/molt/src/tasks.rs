@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use molt_model::{Clock, Time};
 use molt_store::{Channel, Wakeups};
 use serde::Serialize;
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +33,9 @@ pub struct Schedule {
     pub period: Duration,
     pub wakes: fn(&Channel) -> bool,
 }
+
+/// Resolves when a loop may have something to do.
+pub type Woken = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How a loop is doing; `/metrics` and `doctor` show it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -65,15 +69,24 @@ impl Tasks {
     }
 
     /// Runs `round` for ever. It answers how many things it handled: more than none, and it runs again at once.
-    /// `nudge` wakes it from inside the process.
-    pub fn spawn<F, R>(&self, schedule: Schedule, nudge: Option<Arc<Notify>>, round: F)
+    pub fn spawn<F, R>(&self, schedule: Schedule, round: F)
     where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = anyhow::Result<u64>> + Send + 'static,
+    {
+        self.spawn_woken(schedule, || Box::pin(std::future::pending()), round);
+    }
+
+    /// As `spawn`, for a loop that knows better than the database when to run: it runs when `woken` resolves, too.
+    pub fn spawn_woken<W, F, R>(&self, schedule: Schedule, woken: W, round: F)
+    where
+        W: Fn() -> Woken + Send + Sync + 'static,
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = anyhow::Result<u64>> + Send + 'static,
     {
         self.status(schedule.name, |_| {});
         let (tasks, wakeups) = (self.clone(), self.wakeups.subscribe());
-        let driver = Driver { schedule, wakeups, nudge: nudge.unwrap_or_default() };
+        let driver = Driver { schedule, wakeups, woken };
         self.tracker.spawn(async move { driver.run(&tasks, round).await });
     }
 
@@ -132,13 +145,13 @@ impl Tasks {
     }
 }
 
-struct Driver {
+struct Driver<W> {
     schedule: Schedule,
     wakeups: broadcast::Receiver<Channel>,
-    nudge: Arc<Notify>,
+    woken: W,
 }
 
-impl Driver {
+impl<W: Fn() -> Woken + Send + Sync> Driver<W> {
     async fn run<F, R>(mut self, tasks: &Tasks, round: F)
     where
         F: Fn() -> R + Send + Sync,
@@ -181,10 +194,11 @@ impl Driver {
     /// Until something wakes the loop, or its period is over.
     async fn idle(&mut self) {
         let deadline = Instant::now() + jittered(self.schedule.period);
+        let mut inside = (self.woken)();
         let woken = async {
             loop {
                 tokio::select! {
-                    () = self.nudge.notified() => return,
+                    () = &mut inside => return,
                     wakeup = self.wakeups.recv() => match wakeup {
                         Ok(channel) if channel != Channel::All && !(self.schedule.wakes)(&channel) => {}
                         Ok(_) | Err(RecvError::Lagged(_)) => return,
@@ -212,6 +226,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use molt_model::SystemClock;
+    use tokio::sync::Notify;
 
     const NEVER: Duration = Duration::from_secs(3600);
 
@@ -224,7 +239,12 @@ mod tests {
             (count.clone(), Schedule { name: "test", period: NEVER, wakes: |c| *c == Channel::Fleet });
         let reached = Arc::new(Notify::new());
         let signal = reached.clone();
-        tasks.spawn(schedule, Some(nudge.clone()), move || {
+        let woken = nudge.clone();
+        let inside = move || -> Woken {
+            let woken = woken.clone();
+            Box::pin(async move { woken.notified().await })
+        };
+        tasks.spawn_woken(schedule, inside, move || {
             let n = counter.fetch_add(1, Ordering::SeqCst);
             let signal = signal.clone();
             async move {

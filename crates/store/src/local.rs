@@ -22,6 +22,8 @@ pub use binaries::{Binaries, MAJOR_MIN};
 
 /// Recovery after a power cut replays at most `max_wal_size`, seconds of work.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// For whoever only wants to know.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const READY_POLL: Duration = Duration::from_millis(15);
 /// A fast shutdown ends sessions and writes one checkpoint.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
@@ -105,13 +107,14 @@ impl Cluster {
         let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()));
         let pid = pid.ok_or_else(|| LocalError::Refused(format!("Postgres ended at once: {}", log_tail(&log))))?;
         let mut cluster = Self { data, sockets, pid, child: Some(child), adopted: false };
-        cluster.wait_ready(&log).await?;
+        cluster.wait_ready(&log, READY_WITHIN).await?;
         Ok(cluster)
     }
 
-    /// The server of this folder if one is running, whoever started it. For a reset, and for `doctor`.
+    /// The server of this folder if one runs and answers, whoever started it. Changes nothing.
     pub async fn running(folder: &Path) -> Option<Self> {
-        Self::adopt(&folder.join("cluster")).await
+        let mut cluster = Self::find(&folder.join("cluster"))?;
+        cluster.wait_ready(&folder.join("postgres.log"), ANSWER_WITHIN).await.is_ok().then_some(cluster)
     }
 
     /// The database and the application role exist and the schema is the newest; answers the application role's address.
@@ -128,7 +131,13 @@ impl Cluster {
         }
         connection.execute(sqlx::raw_sql("grant molt_tenant, molt_system to molt_app")).await?;
         connection.close().await?;
-        Ok(url(self.options(DATABASE).username(APPLICATION_ROLE)))
+        Ok(self.application_url())
+    }
+
+    /// The application role's address; good after `migrate`.
+    #[must_use]
+    pub fn application_url(&self) -> SecretString {
+        url(self.options(DATABASE).username(APPLICATION_ROLE))
     }
 
     /// The owner's address of the application's database: migrations only.
@@ -166,16 +175,14 @@ impl Cluster {
         }
     }
 
+    /// The server that an earlier process started here, once it answers. One that doesn't is ended.
     async fn adopt(data: &Path) -> Option<Self> {
-        let note = PidFile::read(data)?;
-        if !note.is_our_postgres(data) {
-            // The id was given to another process since: the file would keep Postgres from starting.
+        let Some(mut cluster) = Self::find(data) else {
+            // The id in the file was given to another process since, which would keep Postgres from starting.
             let _ = fs::remove_file(data.join("postmaster.pid"));
             return None;
-        }
-        let mut cluster =
-            Self { data: data.to_owned(), sockets: note.sockets?, pid: note.pid, child: None, adopted: true };
-        let ready = cluster.wait_ready(&data.with_file_name("postgres.log")).await;
+        };
+        let ready = cluster.wait_ready(&data.with_file_name("postgres.log"), READY_WITHIN).await;
         if let Err(error) = ready {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -187,8 +194,14 @@ impl Cluster {
         Some(cluster)
     }
 
-    async fn wait_ready(&mut self, log: &Path) -> Result<(), LocalError> {
-        let deadline = Instant::now() + READY_WITHIN;
+    /// The server whose process works in this folder, whether it answers or not.
+    fn find(data: &Path) -> Option<Self> {
+        let note = PidFile::read(data).filter(|note| note.is_our_postgres(data))?;
+        Some(Self { data: data.to_owned(), sockets: note.sockets?, pid: note.pid, child: None, adopted: true })
+    }
+
+    async fn wait_ready(&mut self, log: &Path, within: Duration) -> Result<(), LocalError> {
+        let deadline = Instant::now() + within;
         loop {
             if let Ok(connection) = self.options("postgres").connect().await {
                 let _ = connection.close().await;
@@ -200,7 +213,7 @@ impl Cluster {
             if Instant::now() > deadline {
                 return Err(LocalError::Refused(format!(
                     "Postgres did not answer within {} seconds: {}",
-                    READY_WITHIN.as_secs(),
+                    within.as_secs(),
                     log_tail(log)
                 )));
             }
@@ -343,7 +356,7 @@ fn log_tail(log: &Path) -> String {
 
 /// The line of Postgres' own words that says most, with the way out where we know it.
 fn in_short(text: &str) -> String {
-    if text.contains("No space left on device") {
+    if text.contains("No space left on device") || text.contains("could not extend file") {
         return "the disk is full; make room and start again".to_owned();
     }
     let telling = |line: &&str| line.contains("FATAL") || line.contains("error") || line.contains("could not");
@@ -353,7 +366,7 @@ fn in_short(text: &str) -> String {
 
 /// Ends whatever still works in `folder` and forgets its data. The caller has asked the person first.
 pub async fn erase(folder: &Path) -> Result<(), LocalError> {
-    if let Some(cluster) = Cluster::running(folder).await {
+    if let Some(cluster) = Cluster::find(&folder.join("cluster")) {
         cluster.stop().await;
     }
     match fs::remove_dir_all(folder) {

@@ -1,0 +1,101 @@
+//! What an operator does from the command line, beside the running installation.
+//! Never: a secret printed a second time, or a change that the audit log doesn't show.
+
+use anyhow::{Context, bail};
+use molt_model::{Clock, KeyId, Nanos, SystemClock, Time};
+use molt_store::users::Role;
+use molt_store::{Channel, Store, SystemTx};
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use crate::config::Config;
+use crate::data::DataDir;
+use crate::database::Database;
+
+/// Who the audit log names when somebody with the machine's command line acts.
+const ACTOR: &str = "command line";
+
+/// A Ghost Key for a program of this person's. Printed once, on a line of its own.
+pub async fn create_key(config: &Config, email: &str, label: &str, cap: Option<Nanos>) -> anyhow::Result<()> {
+    if cap.is_some_and(|cap| cap < Nanos::ZERO) {
+        bail!("a cap can't be below zero");
+    }
+    let (store, now) = open(config).await?;
+    let mut tx = store.system().await?;
+    let user = tx.user_by_email(email).await?.with_context(|| nobody(email))?;
+    let (id, key) = tx.create_ghost_key(user.id(), None, label, cap, now).await?;
+    let detail = json!({ "user": user.id(), "label": label, "cap_usd": cap });
+    tx.audit(ACTOR, "key.create", &id.to_string(), &detail, now).await?;
+    commit(tx, &[Channel::Admission]).await?;
+    eprintln!("This key is shown once. Its id, for `molt keys revoke`: {id}");
+    println!("{}", key.expose_secret());
+    Ok(())
+}
+
+/// The key stops working at once.
+pub async fn revoke_key(config: &Config, id: KeyId) -> anyhow::Result<()> {
+    let (store, now) = open(config).await?;
+    let mut tx = store.system().await?;
+    if !tx.revoke_ghost_key(id, now).await? {
+        bail!("there is no such key in force; check the id");
+    }
+    tx.audit(ACTOR, "key.revoke", &id.to_string(), &json!({}), now).await?;
+    commit(tx, &[Channel::Admission]).await?;
+    println!("The key is revoked.");
+    Ok(())
+}
+
+pub async fn set_operator(config: &Config, email: &str, operator: bool) -> anyhow::Result<()> {
+    let (store, now) = open(config).await?;
+    let mut tx = store.system().await?;
+    let role = if operator { Role::Operator } else { Role::User };
+    tx.set_role(email, role, ACTOR, now).await?.with_context(|| nobody(email))?;
+    commit(tx, &[]).await?;
+    println!("{email} is {} now.", if operator { "an operator" } else { "an ordinary user" });
+    Ok(())
+}
+
+/// A code that lets one person sign up. Printed once.
+pub async fn invite(config: &Config, email: Option<&str>) -> anyhow::Result<()> {
+    let (store, now) = open(config).await?;
+    let code = molt_identity::invite(&store, email, now).await?;
+    eprintln!("This code lets one person sign up within two weeks. It is shown once.");
+    println!("{}", code.expose_secret());
+    Ok(())
+}
+
+/// Brings the database to the schema of this program.
+pub async fn migrate(config: &Config) -> anyhow::Result<()> {
+    let data = DataDir::look(&config.data_dir);
+    let url = match &config.database_url {
+        Some(url) => url.clone(),
+        None => Database::reach_as_owner(&data).await?,
+    };
+    Store::migrate(&url).await.context("the schema can't be brought up to date")?;
+    println!("The schema is the newest.");
+    Ok(())
+}
+
+/// The API's description, as `openapi.json` holds it.
+pub fn openapi() -> anyhow::Result<()> {
+    println!("{}", molt_api::openapi().to_pretty_json()?);
+    Ok(())
+}
+
+async fn open(config: &Config) -> anyhow::Result<(Store, Time)> {
+    let data = DataDir::look(&config.data_dir);
+    let url = Database::reach(config, &data).await?;
+    let store = Store::connect(&url, data.seal_key(config)?).await.context("the database doesn't answer")?;
+    Ok((store, SystemClock.now()))
+}
+
+async fn commit(mut tx: SystemTx, wake: &[Channel]) -> anyhow::Result<()> {
+    for channel in wake {
+        tx.notify(channel).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+fn nobody(email: &str) -> String {
+    format!("nobody here has the address {email}; they must sign up first")
+}

@@ -1,0 +1,212 @@
+//! `molt dev`: the whole stack on one machine, from nothing.
+//! Never: a question, an account or a network that isn't needed; and nothing left running after Ctrl-C.
+
+use std::io::{IsTerminal, Write, stdin, stdout};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use molt_fleet::{Host, ProcessHost, RuntimeState, cell_users};
+use molt_identity::SignUp;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ProviderKind};
+use crate::data::DataDir;
+use crate::database::{self, Database};
+use crate::screen::Screen;
+use crate::signal::Stop;
+use crate::wire::{FleetParts, Platform, Roles};
+use crate::{http, install, log};
+
+/// What the person asked for besides the settings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes {
+    /// Forget everything first.
+    pub reset: bool,
+    /// Don't ask whether that is meant.
+    pub yes: bool,
+}
+
+/// Runs until somebody asks it to stop.
+pub async fn run(config: Config, wishes: Wishes, screen: Screen) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    screen.title("Molt");
+    let data = DataDir::claim(&config.data_dir)?;
+    if wishes.reset {
+        reset(&config, &data, wishes.yes, &screen).await?;
+    }
+    log::to_file(&config.log, &data.log())?;
+    let (mut first, mut second) = (Stop::listen()?, Stop::listen()?);
+    tokio::select! {
+        done = live(&config, &data, &screen, begun, &mut first) => done,
+        () = second.twice() => {
+            screen.note("Stopped at once. What still runs is taken over or ended by the next start.");
+            std::process::exit(130);
+        }
+    }
+}
+
+async fn live(config: &Config, data: &DataDir, screen: &Screen, begun: Instant, stop: &mut Stop) -> anyhow::Result<()> {
+    let listener = http::bind(config.listen, "--listen").await?;
+    let operator = http::bind(config.operator_listen, "operator_listen (MOLT_OPERATOR_LISTEN)").await?;
+    let bound = listener.local_addr()?;
+    screen.changing("Starting Postgres");
+    let opened = tokio::select! {
+        opened = Database::open(config, data, screen) => opened?,
+        () = stop.asked() => return Ok(()),
+    };
+    screen.good(&opened.sentence);
+    let done = serve(config, data, screen, &opened, (listener, operator), begun, stop).await;
+    opened.close().await;
+    if done.is_ok() {
+        screen.good(&format!("Stopped. Everything is kept in {}", data.root().display()));
+    }
+    tracing::info!(listen = %bound, "stopped");
+    done
+}
+
+/// From an open database to the end.
+async fn serve(
+    config: &Config,
+    data: &DataDir,
+    screen: &Screen,
+    database: &Database,
+    listeners: (TcpListener, TcpListener),
+    begun: Instant,
+    stop: &mut Stop,
+) -> anyhow::Result<()> {
+    let (listener, operator) = listeners;
+    let bound = listener.local_addr()?;
+    let store = database.store(data.seal_key(config)?).await?;
+    let (runtime, installing) = start_runtime(config, data);
+    let parts = FleetParts {
+        data_dir: data.root().to_owned(),
+        cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
+        runtime: runtime.clone(),
+    };
+    let platform = Platform::start(config, Roles::ALL, bound, store, data.root().to_owned(), Some(parts))?;
+    let stopping = CancellationToken::new();
+    let public = http::serve(listener, platform.router.clone(), stopping.clone());
+    let router = http::operator_router(platform.tasks.clone(), platform.ready.clone());
+    let private = http::serve(operator, router, stopping.clone());
+    greet(config, screen, bound, data, begun);
+    tracing::info!(listen = %bound, "ready");
+
+    tokio::select! {
+        () = watch_runtime(runtime, screen) => stop.asked().await,
+        () = stop.asked() => {}
+    }
+    screen.gap();
+    screen.changing("Stopping the assistants, then Postgres (Ctrl-C again: at once)");
+    installing.abort();
+    platform.stop().await;
+    stopping.cancel();
+    let _ = tokio::join!(public, private);
+    Ok(())
+}
+
+/// The runtime of the bots: one of the operator's own, or OpenClaw, fetched in the background if need be.
+fn start_runtime(config: &Config, data: &DataDir) -> (watch::Receiver<RuntimeState>, tokio::task::AbortHandle) {
+    let own = config.runtime.command.clone();
+    let state = if own.is_empty() { install::before() } else { RuntimeState::Ready { command: own } };
+    let ready = matches!(state, RuntimeState::Ready { .. });
+    let (sender, receiver) = watch::channel(state);
+    let folder = data.packages();
+    let task = tokio::spawn(async move {
+        if !ready {
+            install::runtime(folder, &sender).await;
+        }
+        // The fleet listens as long as it lives.
+        sender.closed().await;
+    });
+    (receiver, task.abort_handle())
+}
+
+/// Shows how the installation goes; ends when the runtime is there.
+async fn watch_runtime(mut runtime: watch::Receiver<RuntimeState>, screen: &Screen) {
+    let mut failed = false;
+    let mut fetched = false;
+    loop {
+        match runtime.borrow_and_update().clone() {
+            RuntimeState::Installing { percent: 0, .. } => {}
+            RuntimeState::Installing { percent, sentence } => {
+                fetched = true;
+                screen.changing(&format!("{sentence}: {percent} %"));
+            }
+            RuntimeState::Ready { .. } if failed || fetched => return screen.good("OpenClaw is here"),
+            RuntimeState::Ready { .. } => return,
+            RuntimeState::Failed { sentence } => {
+                failed = true;
+                screen.note(&sentence);
+            }
+        }
+        if runtime.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn greet(config: &Config, screen: &Screen, bound: SocketAddr, data: &DataDir, begun: Instant) {
+    let real: Vec<&str> =
+        config.providers.iter().filter(|p| p.kind != ProviderKind::Practice).map(|p| &*p.name).collect();
+    let models = match real.as_slice() {
+        [] => "Models: the built-in practice model. Set OPENAI_API_KEY or VENICE_API_KEY for real ones".to_owned(),
+        names => format!("Models: {}", names.join(", ")),
+    };
+    screen.good(&models);
+    if cell_users().is_none() {
+        screen.note("Assistants run as your own user here. For a user each, start molt as root");
+    }
+    screen.good(&format!("Ready in {:.1} s", begun.elapsed().as_secs_f64()));
+    screen.gap();
+    screen.fact("Open", config.public_url(bound).as_str());
+    screen.fact("Data", &data.root().display().to_string());
+    screen.fact("Log", &data.log().display().to_string());
+    screen.fact("Stop", "Ctrl-C");
+    if config.signup != SignUp::Open {
+        screen.fact("Invite", "molt invite");
+    }
+    screen.gap();
+}
+
+/// Stops what an earlier run left, then forgets all but the downloads.
+async fn reset(config: &Config, data: &DataDir, yes: bool, screen: &Screen) -> anyhow::Result<()> {
+    if config.database_url.is_some() {
+        bail!("--reset only clears a private database; empty the one in DATABASE_URL yourself, or unset the variable");
+    }
+    if !yes {
+        let question =
+            format!("This deletes every account, assistant and memory in {}. Go on? [y/N] ", data.root().display());
+        if !confirmed(&question)? {
+            bail!("nothing was changed");
+        }
+    }
+    let settings = molt_fleet::Config {
+        data_dir: data.root().to_owned(),
+        cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
+        proxy_url: String::new(),
+        catalog: config.catalog.clone(),
+        uid_range: cell_users(),
+    };
+    let host = ProcessHost::new(&settings)?;
+    for bot in host.list().await? {
+        host.stop(&bot, true).await.with_context(|| format!("the assistant {bot} could not be removed"))?;
+    }
+    database::forget(&data.postgres()).await?;
+    data.clear()?;
+    screen.good("Cleared");
+    Ok(())
+}
+
+fn confirmed(question: &str) -> anyhow::Result<bool> {
+    if !stdin().is_terminal() {
+        bail!("--reset asks before it deletes; add --yes where nobody can answer");
+    }
+    print!("  {question}");
+    stdout().flush()?;
+    let mut answer = String::new();
+    stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}

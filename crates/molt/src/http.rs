@@ -1,0 +1,106 @@
+//! The listeners: what people and bots reach, and the operator's own.
+//! Never: a port taken silently by another program, or a shutdown that waits for a browser.
+
+use std::fmt::Write;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::tasks::Tasks;
+
+/// Live streams and chats never end by themselves; whoever is cut comes back and goes on.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Takes the port, or says in a sentence who could help. `option` is the setting's name on the command line or in the file.
+pub async fn bind(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => bail!(
+            "port {} on {} is taken by another program; stop it, or choose another port with {option}",
+            address.port(),
+            address.ip()
+        ),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            bail!("this account may not listen on {address}; choose a port above 1023 with {option}")
+        }
+        Err(error) => {
+            Err(error).with_context(|| format!("molt can't listen on {address}; choose another address with {option}"))
+        }
+    }
+}
+
+/// Serves until `stopping`; then open requests get a moment.
+pub fn serve(listener: TcpListener, router: Router, stopping: CancellationToken) -> JoinHandle<()> {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    // Words of an answer are small packets that must not wait for each other. Without it they are only slower.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    tokio::spawn(async move {
+        let ending = stopping.clone();
+        let served = axum::serve(listener, service).with_graceful_shutdown(async move { ending.cancelled().await });
+        let cut = async {
+            stopping.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            ended = served => if let Err(error) = ended {
+                tracing::error!(error = &error as &dyn std::error::Error, "the listener ended");
+            },
+            () = cut => {}
+        }
+    })
+}
+
+/// `/metrics` in Prometheus' words, for this machine's operator.
+pub fn operator_router(tasks: Tasks, ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>) -> Router {
+    let metrics = move || {
+        let text = metrics(&tasks, ready().is_empty());
+        async move { ([("content-type", "text/plain; version=0.0.4")], text) }
+    };
+    Router::new().route("/metrics", get(metrics))
+}
+
+fn metrics(tasks: &Tasks, ready: bool) -> String {
+    let mut text = String::new();
+    let statuses = tasks.statuses();
+    let mut family = |name: &str, kind: &str, help: &str, values: Vec<(String, f64)>| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in values {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    };
+    let of_loops = |value: &dyn Fn(&crate::tasks::Status) -> u64| {
+        statuses.iter().map(|(name, status)| (format!("{{loop=\"{name}\"}}"), value(status) as f64)).collect::<Vec<_>>()
+    };
+    family("molt_loop_runs_total", "counter", "Rounds of a loop.", of_loops(&|status| status.runs));
+    family("molt_loop_failures_total", "counter", "Rounds that failed.", of_loops(&|status| status.failures));
+    family("molt_loop_panics_total", "counter", "Rounds that panicked.", of_loops(&|status| status.panics));
+    family("molt_loop_handled_total", "counter", "Things a loop handled.", of_loops(&|status| status.handled));
+    let last = |status: &crate::tasks::Status| status.last_duration_ms;
+    family("molt_loop_last_duration_ms", "gauge", "How long the last round took.", of_loops(&last));
+    family("molt_ready", "gauge", "Whether all parts are ready.", vec![(String::new(), f64::from(u8::from(ready)))]);
+    if let Some(bytes) = resident_bytes() {
+        family(
+            "process_resident_memory_bytes",
+            "gauge",
+            "Memory of this process.",
+            vec![(String::new(), bytes as f64)],
+        );
+    }
+    text
+}
+
+/// Memory that this process holds, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}

@@ -1,0 +1,77 @@
+//! The roles of a larger installation, one process each, on a database that was named.
+//! Never: a private Postgres, or a migration that nobody asked for.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use molt_fleet::RuntimeState;
+use molt_store::Store;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::data::DataDir;
+use crate::signal::Stop;
+use crate::wire::{FleetParts, Platform, Roles};
+use crate::{http, install};
+
+/// Runs the roles until somebody asks this process to stop.
+pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
+    let url = config.database_url.clone().context("set DATABASE_URL; only `molt dev` runs a Postgres of its own")?;
+    let mut stop = Stop::listen()?;
+    // Two processes of one folder would write one journal and keep the same cells. The API alone keeps nothing there.
+    let data =
+        if roles.proxy || roles.fleet { DataDir::claim(&config.data_dir)? } else { DataDir::look(&config.data_dir) };
+    let listener = http::bind(config.listen, "--listen").await?;
+    let operator = http::bind(config.operator_listen, "operator_listen (MOLT_OPERATOR_LISTEN)").await?;
+    let bound = listener.local_addr()?;
+    let store = Store::connect(&url, data.seal_key(&config)?).await.context(
+        "the database in DATABASE_URL can't be reached, or `molt migrate` has not run there; check the address",
+    )?;
+    let fleet = match roles.fleet {
+        true => Some(fleet_parts(&config, &data)?),
+        false => None,
+    };
+    let platform = Platform::start(&config, roles, bound, store, data.root().to_owned(), fleet)?;
+    let stopping = CancellationToken::new();
+    let router = http::operator_router(platform.tasks.clone(), platform.ready.clone());
+    let private = http::serve(operator, router, stopping.clone());
+    // The fleet has no public listener.
+    let public = match roles.serve || roles.proxy {
+        true => Some(http::serve(listener, platform.router.clone(), stopping.clone())),
+        false => None,
+    };
+    tracing::info!(listen = %bound, "ready");
+    stop.asked().await;
+    tracing::info!("stopping");
+    tokio::select! {
+        () = platform.stop() => {}
+        () = stop.asked() => tracing::warn!("stopped at once; the next start takes up what was left"),
+    }
+    stopping.cancel();
+    let _ = private.await;
+    if let Some(public) = public {
+        let _ = public.await;
+    }
+    Ok(())
+}
+
+fn fleet_parts(config: &Config, data: &DataDir) -> anyhow::Result<FleetParts> {
+    let own = config.runtime.command.clone();
+    let ready = !own.is_empty();
+    let (sender, runtime) =
+        watch::channel(if ready { RuntimeState::Ready { command: own } } else { install::before() });
+    let sender = Arc::new(sender);
+    let folder = data.packages();
+    tokio::spawn(async move {
+        if !ready {
+            install::runtime(folder, &sender).await;
+        }
+        sender.closed().await;
+    });
+    Ok(FleetParts {
+        data_dir: data.root().to_owned(),
+        cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
+        runtime,
+    })
+}

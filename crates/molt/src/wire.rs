@@ -1,0 +1,236 @@
+//! Puts the parts together: the only place that picks between a real outside system and the built-in one.
+//! Never: a decision of the product.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use molt_api::{ApiState, Relays};
+use molt_billing::{Inbox, LocalPayments, Renew};
+use molt_fleet::{Fleet, ProcessHost, RuntimeState, cell_users};
+use molt_ghost::Ghost;
+use molt_identity::Local;
+use molt_model::{Clock, SystemClock};
+use molt_notify::{Deliver, LocalMailer};
+use molt_store::{Channel, Store};
+use tokio::sync::watch;
+
+use crate::config::{Config, ProviderKind};
+use crate::tasks::{Schedule, Tasks};
+
+/// The nets under the wake-ups. Work that a lost wake-up forgot waits no longer than this.
+const QUEUE_PERIOD: Duration = Duration::from_secs(15);
+const FLEET_PERIOD: Duration = Duration::from_secs(5);
+/// A month that began is noticed within a minute.
+const RENEW_PERIOD: Duration = Duration::from_secs(60);
+
+/// Which parts run in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// API, app, and the loops that only need the database.
+    pub serve: bool,
+    /// Ghost Key.
+    pub proxy: bool,
+    /// Cells.
+    pub fleet: bool,
+}
+
+impl Roles {
+    pub const ALL: Self = Self { serve: true, proxy: true, fleet: true };
+}
+
+/// What the fleet needs besides the settings.
+pub struct FleetParts {
+    pub data_dir: PathBuf,
+    pub cell_binary: PathBuf,
+    pub runtime: watch::Receiver<RuntimeState>,
+}
+
+/// The running parts of one process.
+pub struct Platform {
+    pub tasks: Tasks,
+    pub router: Router,
+    pub fleet: Option<Arc<Fleet>>,
+    pub ghost: Option<Ghost>,
+    relays: Option<Relays>,
+    pub ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    store: Store,
+}
+
+impl Platform {
+    /// Starts the parts. `bound` is the address that people and cells reach.
+    pub fn start(
+        config: &Config,
+        roles: Roles,
+        bound: SocketAddr,
+        store: Store,
+        data_dir: PathBuf,
+        fleet: Option<FleetParts>,
+    ) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let tasks = Tasks::new(clock.clone(), store.wakeups().clone());
+        let ready = readiness(fleet.as_ref().map(|parts| parts.runtime.clone()));
+        let (mut router, mut relays) = (Router::new(), None);
+        let ghost = match roles.proxy {
+            true => Some(start_ghost(config, bound, store.clone(), clock.clone(), data_dir)?),
+            false => None,
+        };
+        if let Some(ghost) = &ghost {
+            router = router.merge(molt_ghost::router(ghost.clone()));
+        }
+        if roles.serve {
+            let (api, chats) = start_api(config, bound, &store, &clock, &tasks, ready.clone());
+            router = router.merge(api);
+            relays = Some(chats);
+        }
+        let fleet = match fleet.filter(|_| roles.fleet) {
+            Some(parts) => Some(start_fleet(config, bound, store.clone(), clock, &tasks, parts)?),
+            None => None,
+        };
+        Ok(Self { tasks, router, fleet, ghost, relays, ready, store })
+    }
+
+    /// Ends everything in the order that loses nothing: cells first, whose last calls still settle; then the loops, the
+    /// books, and the database. Each part has a bound of its own.
+    pub async fn stop(self) {
+        if let Some(fleet) = &self.fleet
+            && let Err(error) = fleet.shutdown().await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the cells were not all noted as stopped");
+        }
+        if let Some(relays) = &self.relays {
+            relays.close();
+        }
+        if !self.tasks.stop(Duration::from_secs(3)).await {
+            tracing::warn!("a loop was cut in its round; the next start takes its work up again");
+        }
+        if let Some(ghost) = &self.ghost {
+            ghost.drain().await;
+        }
+        self.store.close().await;
+    }
+}
+
+/// Sentences about what is not ready yet, besides the database.
+fn readiness(runtime: Option<watch::Receiver<RuntimeState>>) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    Arc::new(move || match runtime.as_ref().map(|state| state.borrow().clone()) {
+        Some(RuntimeState::Installing { percent, sentence }) => vec![format!("{sentence}: {percent} %.")],
+        Some(RuntimeState::Failed { sentence }) => vec![format!("{sentence}.")],
+        Some(RuntimeState::Ready { .. }) | None => Vec::new(),
+    })
+}
+
+fn start_ghost(
+    config: &Config,
+    bound: SocketAddr,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    data_dir: PathBuf,
+) -> anyhow::Result<Ghost> {
+    let providers = config.providers.iter().map(|provider| molt_ghost::ProviderConfig {
+        name: provider.name.clone(),
+        kind: match provider.kind {
+            ProviderKind::Openai => molt_ghost::ProviderKind::OpenAi,
+            ProviderKind::Practice => molt_ghost::ProviderKind::Practice,
+        },
+        base_url: provider.base_url.clone(),
+        api_key: provider.api_key.clone(),
+    });
+    let ghost = molt_ghost::Config {
+        providers: providers.collect(),
+        catalog: config.catalog.clone(),
+        data_dir,
+        public_url: config.public_url(bound),
+        monthly_cap_nanos: config.monthly_cap,
+        practice_pace: config.practice_pace,
+    };
+    Ok(Ghost::start(ghost, store, clock)?)
+}
+
+fn start_api(
+    config: &Config,
+    bound: SocketAddr,
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    tasks: &Tasks,
+    ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+) -> (Router, Relays) {
+    let public_url = config.public_url(bound).as_str().trim_end_matches('/').to_owned();
+    let identity = Arc::new(Local::new(config.identity(bound), store.clone(), clock.clone()));
+    let payments = Arc::new(LocalPayments::new(public_url.clone()));
+    let state =
+        ApiState::local(store.clone(), clock.clone(), config.catalog.clone(), identity, payments, config.api(bound));
+
+    let inbox = Arc::new(Inbox::new(store.clone(), clock.clone()));
+    let schedule = Schedule { name: "inbox", period: QUEUE_PERIOD, wakes: |channel| *channel == Channel::Inbox };
+    tasks.spawn(schedule, move || {
+        let inbox = inbox.clone();
+        async move { Ok(inbox.run_once().await.map(|counts| u64::from(counts.processed))?) }
+    });
+
+    let mailer = Arc::new(LocalMailer::new(store.clone(), clock.clone()));
+    let deliver = Arc::new(Deliver::new(store.clone(), clock.clone(), mailer, public_url));
+    let schedule = Schedule { name: "deliver", period: QUEUE_PERIOD, wakes: |channel| *channel == Channel::Outbox };
+    tasks.spawn(schedule, move || {
+        let deliver = deliver.clone();
+        async move { Ok(deliver.run_once().await.map(|counts| u64::from(counts.sent))?) }
+    });
+
+    let renew = Arc::new(Renew::new(store.clone(), clock.clone()));
+    let schedule = Schedule { name: "renew", period: RENEW_PERIOD, wakes: |_| false };
+    tasks.spawn(schedule, move || {
+        let renew = renew.clone();
+        async move { Ok(renew.run_once().await?) }
+    });
+    let relays = state.relays.clone();
+    relays.start();
+    (molt_api::router(state.with_readiness(ready)), relays)
+}
+
+fn start_fleet(
+    config: &Config,
+    bound: SocketAddr,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    tasks: &Tasks,
+    parts: FleetParts,
+) -> anyhow::Result<Arc<Fleet>> {
+    let proxy_url = match &config.proxy_url {
+        Some(url) => url.as_str().trim_end_matches('/').to_owned(),
+        None => format!("http://{}/v1", loopback(bound)),
+    };
+    let settings = molt_fleet::Config {
+        data_dir: parts.data_dir,
+        cell_binary: parts.cell_binary,
+        proxy_url,
+        catalog: config.catalog.clone(),
+        uid_range: cell_users(),
+    };
+    let host = Arc::new(ProcessHost::new(&settings).context("cells can't run here")?);
+    let fleet = Arc::new(Fleet::new(settings, store, clock, host, parts.runtime));
+    let schedule = Schedule { name: "fleet", period: FLEET_PERIOD, wakes: |channel| *channel == Channel::Fleet };
+    let (waiting, working) = (fleet.clone(), fleet.clone());
+    tasks.spawn_woken(
+        schedule,
+        move || {
+            let fleet = waiting.clone();
+            Box::pin(async move { fleet.nudge().notified().await })
+        },
+        move || {
+            let fleet = working.clone();
+            async move { Ok(fleet.run_once().await.map(|counts| (counts.claimed + counts.steps) as u64)?) }
+        },
+    );
+    Ok(fleet)
+}
+
+/// Cells of this machine reach a listener on all addresses by the loopback one.
+fn loopback(bound: SocketAddr) -> SocketAddr {
+    match bound.ip() {
+        ip if ip.is_unspecified() => SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), bound.port()),
+        _ => bound,
+    }
+}
