@@ -29,7 +29,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// After this many failures in a row somebody is told, and the tries become rare.
 const FAILURES_MAX: u32 = 5;
 /// Pauses before the next start, by failures in a row.
-const BACK_OFF_MS: [u64; 6] = [0, 100, 1_000, 3_000, 10_000, 30_000];
+const BACK_OFF_MS: [u64; 7] = [0, 0, 200, 500, 2_000, 10_000, 30_000];
 /// How long the runtime may take to end by itself when the cell is asked to.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How often the runtime's log is measured.
@@ -186,7 +186,11 @@ impl Supervisor {
                 _ = &mut closed => {
                     self.chat.down().await;
                     self.board.enter(Phase::Connecting);
-                    let Some(again) = join(place, REJOIN_MAX).await else { return End::Unjoinable };
+                    let again = tokio::select! {
+                        exit = exit_of(&mut self.exits, pid) => return End::Exited(exit),
+                        again = join(place, REJOIN_MAX) => again,
+                    };
+                    let Some(again) = again else { return End::Unjoinable };
                     self.board.enter(Phase::Ready);
                     gateway = again.gateway;
                     closed = self.attend(gateway.clone(), again.events).await;

@@ -2,7 +2,7 @@
 //! Never: pass on the runtime's own error texts (they speak of its command line and its provider accounts), or its
 //! session objects.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use molt_bot::{Event, Role, RunError, RunPhase, Text};
 use serde_json::Value;
@@ -25,9 +25,13 @@ pub struct Translator {
     failure: Option<String>,
     message: Option<OpenText>,
     thinking: Option<OpenText>,
-    /// Texts that were finished, to tell a repetition from news.
+    /// How many texts there were, for their ids.
     texts: u32,
     last_message: Option<String>,
+    /// The runtime's ids of finished texts: what it repeats of them is no news.
+    items: HashSet<String>,
+    /// The last answer alone; the final message repeats earlier texts in front of it.
+    reply: Option<String>,
     calls: HashMap<String, Call>,
     calls_seen: HashMap<String, u32>,
 }
@@ -167,7 +171,7 @@ impl Translator {
     fn chat(&mut self, payload: &Value) -> Vec<Event> {
         match payload["state"].as_str() {
             Some("final") => {
-                let text = message_text(&payload["message"]);
+                let text = self.reply.take().or_else(|| message_text(&payload["message"]));
                 let mut events = self.begin();
                 events.extend(self.finish_thinking());
                 events.extend(self.finish_message(text.as_deref()));
@@ -210,6 +214,9 @@ impl Translator {
             data["errorObservation"]["failoverReason"].as_str().or(data["fallbackStepFromFailureReason"].as_str())
         {
             self.failure = Some(reason.to_owned());
+        }
+        if let Some(reply) = data["terminalReply"]["text"].as_str() {
+            self.reply = Some(reply.to_owned());
         }
         match data["phase"].as_str() {
             Some("start") => self.begin(),
@@ -257,10 +264,14 @@ impl Translator {
         self.message_text(data["itemId"].as_str(), text)
     }
 
-    /// What the assistant says before it uses a tool.
+    /// What the assistant says before it uses a tool. It may have begun as an ordinary text, under another id.
     fn preamble(&mut self, data: &Value) -> Vec<Event> {
-        let Some(text) = data["progressText"].as_str() else { return Vec::new() };
-        let mut events = self.message_text(data["itemId"].as_str(), text);
+        let (Some(text), Some(item)) = (data["progressText"].as_str(), data["itemId"].as_str()) else {
+            return Vec::new();
+        };
+        let begun = self.message.as_ref().filter(|open| text.starts_with(&open.text) || open.text.starts_with(text));
+        let item = begun.and_then(|open| open.item.clone()).unwrap_or_else(|| item.to_owned());
+        let mut events = self.message_text(Some(&item), text);
         if data["phase"] == "end" {
             events.extend(self.finish_message(None));
         }
@@ -268,6 +279,9 @@ impl Translator {
     }
 
     fn message_text(&mut self, item: Option<&str>, text: &str) -> Vec<Event> {
+        if item.is_some_and(|item| self.items.contains(item)) {
+            return Vec::new();
+        }
         let mut events = self.begin();
         events.extend(self.finish_thinking());
         if self.message.as_ref().is_some_and(|open| open.item.as_deref() != item) {
@@ -299,6 +313,7 @@ impl Translator {
             (None, Some(open)) if !open.text.is_empty() => open.text.clone(),
             _ => return None,
         };
+        self.items.extend(open.as_ref().and_then(|open| open.item.clone()));
         let message_id = open.map_or_else(|| self.next_id("message"), |open| open.message_id);
         let content = cut(content, TEXT_BYTES_MAX);
         self.last_message = Some(content.clone());

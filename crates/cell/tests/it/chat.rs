@@ -99,9 +99,8 @@ async fn conversations_are_apart_and_a_message_waits_for_the_one_before() {
 
     // Forgetting a conversation empties it.
     line.sender.send(&Op::Forget { conversation: "c-other".parse().unwrap() }).await.unwrap();
-    let again = rig.send(&mut line, "main", "WORDS 1").await;
-    rig.hear_end(&mut line, again).await;
-    assert!(line.replies.iter().any(|reply| matches!(reply, Reply::Forgotten { .. })), "{:?}", line.replies);
+    let forgotten = rig.hear_reply(&mut line, |reply| matches!(reply, Reply::Forgotten { .. })).await;
+    assert_eq!(forgotten, Reply::Forgotten { conversation: "c-other".parse().unwrap() });
 }
 
 #[tokio::test]

@@ -215,13 +215,19 @@ impl Rig {
     pub(crate) async fn send_as(&mut self, line: &mut Line, run_id: RunId, conversation: &str, text: &str) {
         let conversation: ConversationId = conversation.parse().unwrap();
         line.sender.send(&Op::Send { run_id, conversation, text: text.into() }).await.unwrap();
-        while !line.replies.contains(&Reply::Accepted { run_id }) {
+        self.hear_reply(line, |reply| *reply == Reply::Accepted { run_id }).await;
+    }
+
+    pub(crate) async fn hear_reply(&mut self, line: &mut Line, wanted: impl Fn(&Reply) -> bool) -> Reply {
+        loop {
+            if let Some(at) = line.replies.iter().position(&wanted) {
+                return line.replies.remove(at);
+            }
             match line.receiver.next().await.unwrap().unwrap() {
                 FromCell::Frame(frame) => self.note(frame),
                 FromCell::Reply(reply) => line.replies.push(reply),
             }
         }
-        line.replies.retain(|reply| *reply != Reply::Accepted { run_id });
     }
 
     pub(crate) async fn hear_end(&mut self, line: &mut Line, run_id: RunId) -> RunPhase {
