@@ -11,7 +11,7 @@ use http::header::ORIGIN;
 use molt_model::{BotId, Time, UserId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -62,9 +62,8 @@ async fn ticket(
     Ok(axum::Json(Ticket { ticket, expires_at }))
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
 struct SocketQuery {
-    /// From `POST /api/bots/{id}/chat-ticket`. A program may send `Authorization: Bearer <session token>` instead.
     ticket: Option<String>,
 }
 
@@ -78,7 +77,10 @@ struct SocketQuery {
 /// it so far and replaces what was shown.
 #[utoipa::path(
     get, path = "/api/chat/{id}", tag = "chat", operation_id = "openChat",
-    params(("id" = String, Path, description = "The bot's id"), SocketQuery),
+    params(
+        ("id" = String, Path, description = "The bot's id"),
+        ("ticket" = Option<String>, Query, description = "A ticket; a program may send its session token as a header instead"),
+    ),
     responses((status = 101, description = "The socket is open"), (status = "4XX", body = ProblemBody)),
     security(("session" = []), ())
 )]
