@@ -8,7 +8,8 @@ use std::str::FromStr;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, JsonRejection};
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
-use http::header::{IF_MATCH, ORIGIN};
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, IF_MATCH, ORIGIN};
 use http::request::Parts;
 use molt_model::BotId;
 use serde::de::DeserializeOwned;
@@ -23,10 +24,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match axum::Json::<T>::from_request(request, state).await {
-            Ok(axum::Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(refuse_body(&rejection)),
+        if !is_json(request.headers()) {
+            let detail = "Send JSON with the header Content-Type: application/json.";
+            return Err(Problem::new(Code::UnsupportedMediaType, detail));
         }
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| refuse_bytes(&rejection))?;
+        parse(&bytes).map(Self)
     }
 }
 
@@ -41,11 +44,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJson<T> {
         if bytes.is_empty() {
             return Ok(Self(None));
         }
-        match axum::Json::<Option<T>>::from_bytes(&bytes) {
-            Ok(axum::Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(refuse_body(&rejection)),
-        }
+        parse(&bytes).map(|body| Self(Some(body)))
     }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// A list would be read as the fields in their order, which nobody means; only an object is a body.
+fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
+    let axum::Json(body) = axum::Json::from_bytes(bytes).map_err(|rejection| refuse_body(&rejection))?;
+    if bytes.trim_ascii_start().starts_with(b"{") {
+        return Ok(body);
+    }
+    Err(Problem::new(Code::InvalidBody, "Send one JSON object with the fields that this address takes."))
 }
 
 fn refuse_body(rejection: &JsonRejection) -> Problem {
@@ -58,10 +73,6 @@ fn refuse_body(rejection: &JsonRejection) -> Problem {
         JsonRejection::JsonSyntaxError(_) => {
             Problem::new(Code::InvalidJson, "Send one JSON object as the body, and nothing after it.")
         }
-        JsonRejection::MissingJsonContentType(_) => {
-            Problem::new(Code::UnsupportedMediaType, "Send JSON with the header Content-Type: application/json.")
-        }
-        JsonRejection::BytesRejection(error) => refuse_bytes(error),
         _ => Problem::new(Code::InvalidJson, "Send one JSON object as the body."),
     }
 }

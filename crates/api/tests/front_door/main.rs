@@ -1,0 +1,12 @@
+//! The front door by HTTP, against a real Postgres: every noun's way through, wrong input at every address, and a stranger
+//! who gets nowhere.
+//! Never: a look behind the door for what the door itself can show.
+
+mod bots;
+mod kit;
+mod operators;
+mod pages;
+mod people;
+mod plan;
+mod strangers;
+mod wrong_input;
