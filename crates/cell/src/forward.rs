@@ -18,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use crate::environment::ProxyAddress;
 use crate::traces::Traces;
 
+/// The addresses under which a model answers; calls of these are counted for a run.
+const ANSWERS: [&str; 3] = ["/chat/completions", "/responses", "/messages"];
 /// The platform restarts within seconds; meanwhile a call waits instead of failing.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -93,6 +95,8 @@ impl Forwarder {
     async fn pass(&self, request: Request<Incoming>) -> anyhow::Result<Response<Body>> {
         let request = self.outgoing(request)?;
         let trace = request.headers().get(&TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        // Only what the platform shows as usage of the turn: a search in the memory or a list of models isn't.
+        let trace = trace.filter(|_| ANSWERS.iter().any(|path| request.uri().path().ends_with(path)));
         // The connection is made before anything of the request is read, so that waiting for it repeats nothing.
         let connection = self.connect().await?;
         let (mut sender, driver) =

@@ -58,9 +58,7 @@ fn leftovers(mark: &str) -> Vec<u32> {
     let own = std::process::id();
     let pids = living();
     let parents: HashMap<u32, u32> = pids.iter().filter_map(|&pid| Some((pid, parent(pid)?))).collect();
-    pids.into_iter()
-        .filter(|&pid| descends(pid, own, &parents) || environment(pid).iter().any(|entry| *entry == wanted))
-        .collect()
+    pids.into_iter().filter(|&pid| descends(pid, own, &parents) || environment(pid).contains(&wanted)).collect()
 }
 
 fn descends(mut pid: u32, ancestor: u32, parents: &HashMap<u32, u32>) -> bool {

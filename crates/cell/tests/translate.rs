@@ -1,5 +1,7 @@
 //! Recorded frames of the real runtime, translated. A change of a snapshot is a change of what people see.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::HashMap;
 use std::fmt::Write;
 
