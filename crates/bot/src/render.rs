@@ -106,6 +106,10 @@ pub fn render(inputs: &RenderInputs) -> Value {
         "browser": { "enabled": false },
         "update": { "checkOnStart": false },
         "cron": { "enabled": false },
+        // What a person writes is for the assistant: "/restart" or "/model" is text like any other.
+        "commands": { "text": false, "native": false, "restart": false },
+        // Not in /tmp, where several runtimes of one machine would share a file.
+        "logging": { "file": "${OPENCLAW_STATE_DIR}/logs/gateway.log", "level": "warn", "maxFileBytes": 4_194_304 },
         "skills": { "allowBundled": ["molt-none"], "workshop": { "autonomous": { "mode": "off" } } },
         "tools": { "allow": TOOLS, "web": { "fetch": { "useTrustedEnvProxy": true } } },
         "memory": { "search": {
