@@ -1,6 +1,8 @@
 //! Doing one step: what is asked of the host or the cell, between what is written before and after.
 //! Never: decide what comes next, or call out while a transaction is open.
 
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
@@ -100,15 +102,20 @@ impl Work<'_> {
     /// Ends the open line of the timeline well and begins the next one.
     async fn turn_to(&self, system: &mut SystemTx, stage: Stage) -> Result<(), FleetError> {
         let sentence = words::sentence(stage, &self.bot.settings.bot_name);
-        system.end_step(&self.bot.id, Outcome::Done, self.now).await?;
-        let deadline = self.now + words::deadline(stage);
-        Ok(system.begin_step(&self.bot, stage.as_str(), &sentence, self.now, deadline).await?)
+        let now = self.shared.clock.now();
+        system.end_step(&self.bot.id, Outcome::Done, now).await?;
+        let deadline = now + words::deadline(stage);
+        Ok(system.begin_step(&self.bot, stage.as_str(), &sentence, now, deadline).await?)
     }
 
     /// A line of the timeline that is over as soon as it is written.
     async fn note(&self, system: &mut SystemTx, stage: Stage) -> Result<(), FleetError> {
         self.turn_to(system, stage).await?;
-        Ok(system.end_step(&self.bot.id, Outcome::Done, self.now).await?)
+        self.end_step(system, Outcome::Done).await
+    }
+
+    async fn end_step(&self, system: &mut SystemTx, outcome: Outcome) -> Result<(), FleetError> {
+        Ok(system.end_step(&self.bot.id, outcome, self.shared.clock.now()).await?)
     }
 
     fn is_in(&self, stage: Stage) -> bool {
@@ -130,7 +137,8 @@ impl Work<'_> {
         if let (Some(range), None) = (&self.shared.config.uid_range, seen.cell.uid) {
             let mut system = self.shared.store.system().await?;
             // Two bots that choose the same one at the same time: the second is refused by the index and comes again.
-            seen.cell.uid = system.free_cell_uid(range).await?;
+            let first = first_user(range, &self.shared.config.data_dir);
+            seen.cell.uid = system.free_cell_uid(range, first).await?;
             system.commit().await?;
         }
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
@@ -281,7 +289,7 @@ impl Work<'_> {
         seen.cell.refused_revision = None;
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
         if self.is_in(Stage::Settings) {
-            system.end_step(&self.bot.id, Outcome::Done, self.now).await?;
+            self.end_step(&mut system, Outcome::Done).await?;
         } else {
             self.note(&mut system, Stage::Settings).await?;
         }
@@ -300,7 +308,7 @@ impl Work<'_> {
         };
         seen.cell.refused_revision = Some(self.bot.revision);
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
-        system.end_step(&self.bot.id, Outcome::Failed, self.now).await?;
+        self.end_step(&mut system, Outcome::Failed).await?;
         system.commit().await?;
         Ok(Next::Now)
     }
@@ -341,7 +349,7 @@ impl Work<'_> {
             ..self.bot.seen.clone()
         };
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
-        system.end_step(&self.bot.id, Outcome::Failed, self.now).await?;
+        self.end_step(&mut system, Outcome::Failed).await?;
         system.commit().await?;
         tracing::warn!(bot.id = %self.bot.id, "a running bot went away; it is brought back");
         Ok(Next::Now)
@@ -353,7 +361,7 @@ impl Work<'_> {
         let reason = words::trying_again(why, &self.bot.settings.bot_name);
         let seen = self.failed(Observed::Starting, "waiting", reason, why, told);
         let Some(mut system) = self.seen(&Seen { attempts, ..seen }).await? else { return Ok(Next::Gone) };
-        system.end_step(&self.bot.id, Outcome::Failed, self.now).await?;
+        self.end_step(&mut system, Outcome::Failed).await?;
         system.commit().await?;
         tracing::warn!(bot.id = %self.bot.id, why = ?why, attempts, "a bot did not come up; it is tried again");
         let pause = usize::try_from(attempts - 1).ok().and_then(|index| RETRY_PAUSES.get(index));
@@ -366,7 +374,7 @@ impl Work<'_> {
         let phase = if why == Why::NoRuntime { Stage::Runtime.as_str() } else { "failed" };
         let seen = self.failed(Observed::Failed, phase, reason, why, told);
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
-        system.end_step(&self.bot.id, Outcome::Failed, self.now).await?;
+        self.end_step(&mut system, Outcome::Failed).await?;
         system.commit().await?;
         tracing::error!(bot.id = %self.bot.id, why = ?why, "a bot does not come up; its owner is asked to restart it");
         Ok(Next::Now)
@@ -407,7 +415,7 @@ impl Work<'_> {
         self.shared.host.stop(&self.bot.id, false).await?;
         let phase = if self.bot.intent == Intent::AwaitingPlan { "awaiting_plan" } else { "stopped" };
         let Some(mut system) = self.seen(&resting(Observed::Stopped, phase)).await? else { return Ok(Next::Gone) };
-        system.end_step(&self.bot.id, Outcome::Done, self.shared.clock.now()).await?;
+        self.end_step(&mut system, Outcome::Done).await?;
         system.commit().await?;
         tracing::info!(bot.id = %self.bot.id, "a bot was stopped");
         Ok(Next::Now)
@@ -445,8 +453,30 @@ fn is_final(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE)
 }
 
+/// Where this folder's cells begin to take users. Two installations on one machine know nothing of each other's cells, and
+/// a user that both gave away would open the doors between them.
+fn first_user(range: &RangeInclusive<u32>, data_dir: &Path) -> u32 {
+    let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
+    let number = digest[..4].iter().fold(0, |number: u32, byte| number << 8 | u32::from(*byte));
+    range.start() + number % (range.end() - range.start() + 1)
+}
+
 fn random_token() -> SecretString {
     let mut bytes = [0u8; TOKEN_BYTES];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
     hex::encode(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_folders_begin_at_different_users_of_the_range() {
+        let range = 30_000..=59_999;
+        let first = |folder: &str| first_user(&range, Path::new(folder));
+        assert_ne!(first("/var/lib/molt"), first("/srv/molt"));
+        assert_eq!(first("/srv/molt"), first("/srv/molt"));
+        assert!((0..500).all(|n| range.contains(&first(&n.to_string()))));
+    }
 }

@@ -170,17 +170,19 @@ impl SystemTx {
         Ok(())
     }
 
-    /// A system user that no other bot has: one above the highest, or the lowest free one. `None`: all are taken.
-    pub async fn free_cell_uid(&mut self, range: &RangeInclusive<u32>) -> Result<Option<u32>> {
+    /// A system user that no other bot has: one above the highest from `first` on, or the lowest free one. `None`: all are
+    /// taken.
+    pub async fn free_cell_uid(&mut self, range: &RangeInclusive<u32>, first: u32) -> Result<Option<u32>> {
         let sql = "with taken as (select (cell ->> 'uid')::bigint as uid from molt.bots where cell ? 'uid')
                    select uid from (
-                     select coalesce(max(uid) + 1, $1) as uid, 0 as choice from taken where uid between $1 and $2
+                     select coalesce(max(uid) + 1, $3) as uid, 0 as choice from taken where uid between $3 and $2
                      union all
                      select min(n), 1 from generate_series($1, $2) n where not exists (select from taken where uid = n)
                    ) c where uid between $1 and $2 order by choice limit 1";
         let uid: Option<i64> = sqlx::query_scalar(sql)
             .bind(i64::from(*range.start()))
             .bind(i64::from(*range.end()))
+            .bind(i64::from(first))
             .fetch_optional(&mut *self.tx)
             .await?;
         Ok(uid.and_then(|uid| u32::try_from(uid).ok()))
