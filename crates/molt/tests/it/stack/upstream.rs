@@ -128,7 +128,9 @@ async fn complete(State(upstream): State<Upstream>, Json(request): Json<Value>) 
 /// A tool call when the person's last words ask for a note and a tool for it is offered; else a few words.
 fn answer(request: &Value) -> Value {
     let messages = request["messages"].as_array().cloned().unwrap_or_default();
-    let last = messages.last().cloned().unwrap_or_default();
+    // the runtime puts words of its own behind the person's
+    let own = |message: &&Value| message["content"].to_string().contains("OPENCLAW_INTERNAL_CONTEXT");
+    let last = messages.iter().rev().find(|message| !own(message)).cloned().unwrap_or_default();
     let tools = request["tools"].as_array().cloned().unwrap_or_default();
     let can_write = tools.iter().any(|tool| tool["function"]["name"] == "write");
     if last["role"] == "user" && last["content"].to_string().contains(NOTE) && can_write {
