@@ -27,6 +27,10 @@ struct Site;
 #[allow_missing = true]
 struct App;
 
+/// What operators open to read built-in mail; the mails themselves come from `GET /api/admin/mails`.
+const MAILS_PAGE: &str = include_str!("../../pages/mails.html");
+const MAILS_SCRIPT: &str = include_str!("../../pages/mails.js");
+
 /// A file whose name carries a hash of its content never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 /// Other files are asked for again each time, which costs a 304.
@@ -38,6 +42,8 @@ pub(crate) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/", get(|headers: HeaderMap| async move { site_file("index.html", &headers) }))
         .route("/checkout/{id}", get(checkout_page))
+        .route("/admin/mails", get(|| async { ([(CONTENT_TYPE, kind(".html"))], MAILS_PAGE) }))
+        .route("/admin/mails.js", get(|| async { ([(CONTENT_TYPE, kind(".js"))], MAILS_SCRIPT) }))
         .route("/app", get(|| async { Redirect::permanent("/app/") }))
         .route("/app/", get(|headers: HeaderMap| async move { app_file("index.html", &headers) }))
         .route(

@@ -56,7 +56,8 @@ struct SkillChanges {
 #[utoipa::path(get, path = "/api/skills", operation_id = "listSkills", tag = "skills",
     responses((status = 200, body = Page<Skill>)))]
 async fn catalogue(_: Caller) -> Result<Json<Page<Skill>>, Problem> {
-    Ok(Json(Page::whole(Vec::new())))
+    let skills = molt_skills::catalogue().into_iter().map(|skill| Skill { id: skill.id, name: skill.name });
+    Ok(Json(Page::whole(skills.collect())))
 }
 
 /// The skills of an assistant.

@@ -39,6 +39,10 @@ async fn pages_and_files_are_served_with_care() {
         assert!(built || app.any_problem()["code"] == "unavailable", "{path}");
     }
 
+    let mails = door.get("/admin/mails", "").await;
+    assert!(mails.status == StatusCode::OK && mails.text.contains("/admin/mails.js"));
+    assert_eq!(door.get("/admin/mails.js", "").await.headers["content-type"], "text/javascript; charset=utf-8");
+
     let docs = door.get("/api/docs", "").await;
     assert!(docs.text.contains("/api/bots/{id}/config") && docs.text.contains("id=\"revision_stale\""));
     assert!(!docs.text.contains("<script"));
