@@ -160,7 +160,7 @@ mod tests {
         let folder = Folder::new(&bots, &BotId::random());
         folder.create(None).unwrap();
         folder.create(None).unwrap();
-        assert_eq!(on_disk(&bots).unwrap(), [folder.bot.clone()]);
+        assert_eq!(on_disk(&bots).unwrap(), std::slice::from_ref(&folder.bot));
 
         folder.open_log().unwrap().set_len(LOG_BYTES_MAX + 1).unwrap();
         folder.bound_log().unwrap();
@@ -171,7 +171,7 @@ mod tests {
         fs::write(locked.join("file"), "x").unwrap();
         fs::set_permissions(&locked, Permissions::from_mode(0o500)).unwrap();
         fs::rename(&folder.root, &folder.trash).unwrap();
-        assert_eq!(on_disk(&bots).unwrap(), [folder.bot.clone()]);
+        assert_eq!(on_disk(&bots).unwrap(), std::slice::from_ref(&folder.bot));
         folder.remove().unwrap();
         folder.remove().unwrap();
         assert!(on_disk(&bots).unwrap().is_empty());

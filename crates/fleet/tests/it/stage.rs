@@ -139,6 +139,7 @@ impl Stage {
 
     /// Lets the fleet work until nothing is due or leased.
     pub(crate) async fn settle(&self, fleet: &Fleet) {
+        fleet.run_once().await.unwrap();
         let moved = self.moved().num_milliseconds();
         self.work(
             fleet,
@@ -157,7 +158,7 @@ impl Drop for Stage {
     }
 }
 
-fn catalog() -> Catalog {
+pub(crate) fn catalog() -> Catalog {
     Catalog {
         version: PriceVersion("test".into()),
         models: vec![ModelFacts {
