@@ -20,7 +20,7 @@ import { useTitle } from '@/ui/title';
 
 const points = (markup: number) => [
   'Every model call is counted when it happens. Its cost stands under the answer, exactly.',
-  `Usage is what the model provider charges, plus ${markup} %. An ordinary question costs a fraction of a cent with a small model.`,
+  `Usage is what the model provider charges, plus ${markup} %. An ordinary question costs a fraction of a cent with a small model.`,
   'You set a monthly cap. When it is reached, your assistant says so and waits.',
 ];
 
@@ -54,7 +54,7 @@ export function Plan({ bot }: { bot: Bot }) {
             {plan}
           </Heading>
           <Text tone="muted" className="pb-1">
-            a month, plus usage at cost + {markup} %
+            a month, plus usage at cost + {markup} %
           </Text>
         </View>
         {points(markup).map((point) => (

@@ -79,7 +79,7 @@ function Models({ draft: { settings, edit } }: { draft: Draft }) {
   return (
     <Card title="Models">
       {models.error ? <Fault error={models.error} onRetry={() => void models.refetch()} testID="settings-models-fault" /> : null}
-      <Select label="Model" testID="settings-model" value={settings.default_model} options={options} onChange={(default_model) => edit({ default_model })} help="Answers your messages. Prices are the provider’s; 20 % is added." />
+      <Select label="Model" testID="settings-model" value={settings.default_model} options={options} onChange={(default_model) => edit({ default_model })} help="Answers your messages. Prices are the provider’s; 20 % is added." />
       <Select
         label="Fallback"
         testID="settings-fallback"

@@ -70,7 +70,7 @@ function StepRow({ row }: { row: TimelineRow }) {
           </Text>
         ) : null}
       </View>
-      <Text size="sm" tone="muted" className="pt-0.5 tabular-nums">
+      <Text size="sm" tone="muted" className="shrink-0 pt-0.5 tabular-nums">
         {tookWord(row.elapsedMs)}
       </Text>
     </View>

@@ -51,7 +51,7 @@ function Totals({ usage }: { usage: Usage }) {
         {roundUsd(usage.total_usd)}
       </Text>
       <Row name="The plan" value={roundUsd(usage.base_usd)} testID="usage-base" />
-      <Row name="Usage, the 20 % included" value={exactUsd(usage.usage_usd)} testID="usage-usage" />
+      <Row name="Usage, the 20 % included" value={exactUsd(usage.usage_usd)} testID="usage-usage" />
       <Row name="Tokens in" value={count(usage.tokens_in)} testID="usage-tokens-in" />
       <Row name="Tokens out" value={count(usage.tokens_out)} testID="usage-tokens-out" />
     </Card>

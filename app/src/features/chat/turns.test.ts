@@ -13,6 +13,8 @@ test('a turn with a tool, memory, two messages and two model calls', () => {
     frame({ type: 'tool_call', call_id: 'c', tool: 'write', args: { path: 'memory/x.md' } }),
     frame({ type: 'tool_result', call_id: 'c', tool: 'write', result: 'ok', success: true }),
     frame({ type: 'memory_access', action: 'write', file: 'memory/x.md' }),
+    frame({ type: 'memory_access', action: 'write', file: 'memory/y.md' }),
+    frame({ type: 'memory_access', action: 'search', file: 'MEMORY.md' }),
     usage('0.000001'),
     frame({ type: 'message', role: 'assistant', message_id: 'm', content: 'Done.', done: true }),
     usage('0.0000005'),
@@ -21,9 +23,9 @@ test('a turn with a tool, memory, two messages and two model calls', () => {
   const state = frames.reduce((sum, next) => reduce(sum, { type: 'frame', frame: next }), emptyChat);
   const [turn] = turnsOf(state, 'main');
   expect(turn).toMatchObject({ question: 'remember trains', state: 'finished', reason: null });
-  expect(turn!.blocks.map((block) => block.kind)).toEqual(['tool', 'memory', 'text']);
-  expect(turn!.blocks[0]).toMatchObject({ state: 'done', result: 'ok' });
-  expect(turn!.blocks[1]).toMatchObject({ sentence: 'Wrote memory/x.md' });
+  expect(turn!.blocks.map((block) => block.kind)).toEqual(['tool', 'memory', 'memory', 'text']);
+  expect(turn!.blocks[0]).toMatchObject({ state: 'done', result: 'ok', memory: true });
+  expect(turn!.blocks.slice(1, 3)).toMatchObject([{ sentence: 'Wrote memory/y.md' }, { sentence: 'Looked into MEMORY.md' }]);
   expect(turn!.usage).toEqual({ models: ['p/m'], tokensIn: 20, tokensOut: 4, costUsd: '0.0000015', durationMs: 4000 });
   expect(turnsOf(state, 'main')[0]).toBe(turn);
   expect(activeRun(turnsOf(state, 'main'))).toBeNull();

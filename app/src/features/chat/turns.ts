@@ -3,12 +3,14 @@
 
 import { sumUsd } from '../usage/money';
 import type { Decision } from './frames';
+import { toolTitle } from './toolwords';
 import type { ChatState, Conversation, Finished, Outgoing, Run } from './reducer';
 
 export type Block =
   | { kind: 'text'; key: string; text: string; streaming: boolean }
   | { kind: 'thinking'; key: string; text: string; streaming: boolean }
-  | { kind: 'tool'; key: string; tool: string; args: unknown; result: unknown; state: 'running' | 'done' | 'failed' }
+  /** `memory`: the call reads or writes the assistant's memory, and its title says which file. */
+  | { kind: 'tool'; key: string; tool: string; args: unknown; result: unknown; state: 'running' | 'done' | 'failed'; memory: boolean }
   | { kind: 'memory'; key: string; sentence: string }
   | { kind: 'note'; key: string; sentence: string }
   | { kind: 'approval'; key: string; id: string; tool: string; args: unknown; decision: Decision | 'closed' | null };
@@ -129,15 +131,15 @@ function addBlock(blocks: Block[], frame: Finished, over: boolean): void {
     if (mine || !text.trim()) return;
     blocks.push({ kind: frame.type === 'message' ? 'text' : 'thinking', key: textKey(frame), text, streaming: false });
   } else if (frame.type === 'tool_call') {
-    blocks.push({ kind: 'tool', key: `tool/${frame.call_id}`, tool: frame.tool, args: frame.args, result: null, state: over ? 'failed' : 'running' });
+    blocks.push({ kind: 'tool', key: `tool/${frame.call_id}`, tool: frame.tool, args: frame.args, result: null, state: over ? 'failed' : 'running', memory: false });
   } else if (frame.type === 'tool_result') {
     const state = frame.success ? ('done' as const) : ('failed' as const);
     const at = blocks.findIndex((block) => block.key === `tool/${frame.call_id}`);
     const call = blocks[at];
     if (call?.kind === 'tool') blocks[at] = { ...call, result: frame.result, state };
-    else blocks.push({ kind: 'tool', key: `tool/${frame.call_id}`, tool: frame.tool, args: null, result: frame.result, state });
+    else blocks.push({ kind: 'tool', key: `tool/${frame.call_id}`, tool: frame.tool, args: null, result: frame.result, state, memory: false });
   } else if (frame.type === 'memory_access') {
-    blocks.push({ kind: 'memory', key, sentence: memorySentence(frame.action, frame.file) });
+    if (!markMemory(blocks, frame.action, frame.file)) blocks.push({ kind: 'memory', key, sentence: memorySentence(frame.action, frame.file) });
   } else if (frame.type === 'approval') {
     blocks.push({ kind: 'approval', key, id: frame.approval_id, tool: frame.tool, args: frame.args, decision: over ? 'closed' : null });
   } else if (frame.type === 'run' && (frame.phase === 'fallback' || frame.phase === 'resumed')) {
@@ -146,9 +148,19 @@ function addBlock(blocks: Block[], frame: Finished, over: boolean): void {
   }
 }
 
+/** A tool card that already names the file gets a mark instead of a line that says the same again. */
+function markMemory(blocks: Block[], action: string, file: string): boolean {
+  const at = blocks.findLastIndex((block) => block.kind === 'tool' && toolTitle(block.tool, block.args, false).includes(file));
+  const card = blocks[at];
+  if (action === 'search' || card?.kind !== 'tool') return false;
+  blocks[at] = { ...card, memory: true };
+  return true;
+}
+
 function memorySentence(action: string, file: string): string {
   const verbs: Record<string, string> = { read: 'Read', write: 'Wrote', append: 'Added to', delete: 'Removed', edit: 'Changed' };
-  return action === 'search' ? `Searched memory for “${file}”` : `${verbs[action] ?? 'Used'} ${file}`;
+  if (action === 'search') return file.endsWith('.md') ? `Looked into ${file}` : `Searched memory for “${file}”`;
+  return `${verbs[action] ?? 'Used'} ${file}`;
 }
 
 function usageOf(run: Run, endedAt: string | undefined): TurnUsage | null {

@@ -50,7 +50,7 @@ export function Quiet({ icon, text, testID }: { icon: IconName; text: string; te
   );
 }
 
-function Fold({ icon, title, testID, busy, bad, children }: { icon: IconName; title: string; testID: string; busy?: boolean; bad?: boolean; children: ReactNode }) {
+function Fold({ icon, title, note, testID, busy, bad, children }: { icon: IconName; title: string; note?: string; testID: string; busy?: boolean; bad?: boolean; children: ReactNode }) {
   const [open, setOpen] = useState(false);
   return (
     <View className={`max-w-full rounded-xl border bg-surface ${open ? '' : 'self-start'} ${bad ? 'border-bad' : 'border-line'}`}>
@@ -59,6 +59,11 @@ function Fold({ icon, title, testID, busy, bad, children }: { icon: IconName; ti
         <Text size="sm" tone={bad ? 'bad' : 'muted'} className="shrink" numberOfLines={1}>
           {title}
         </Text>
+        {note ? (
+          <Text size="xs" tone="muted" className="rounded-md bg-sunken px-1.5 py-0.5">
+            {note}
+          </Text>
+        ) : null}
         <View className="ml-auto">
           <Icon name={open ? 'down' : 'right'} size={14} color="muted" />
         </View>
@@ -73,7 +78,7 @@ function Tool({ block }: { block: Extract<Block, { kind: 'tool' }> }) {
   const title = toolTitle(block.tool, block.args, running);
   const failed = block.state === 'failed';
   return (
-    <Fold icon="tool" title={failed ? `${title}: did not work` : title} testID="tool-card" busy={running} bad={failed}>
+    <Fold icon={block.memory ? 'file' : 'tool'} title={failed ? `${title}: did not work` : title} note={block.memory ? 'memory' : undefined} testID="tool-card" busy={running} bad={failed}>
       <Detail name="Asked with" value={block.args} />
       <Detail name={failed ? 'It answered' : 'Result'} value={block.result} />
       <Text size="xs" tone="muted" mono>
