@@ -24,7 +24,7 @@ pub const RUNTIME: Pinned = Pinned {
         let entry = PathBuf::from("node_modules/openclaw/openclaw.mjs");
         if cfg!(target_os = "linux") { vec![entry, bundled_node()] } else { vec![entry] }
     },
-    finish: |_| Ok(()),
+    finish: settle_runtime,
 };
 /// Postgres for machines that have none.
 pub const POSTGRES: Pinned = Pinned {
@@ -130,6 +130,15 @@ pub async fn postgres(parent: &Path, progress: &(dyn Fn(u8) + Sync)) -> Result<P
 #[must_use]
 pub fn postgres_programs(folder: &Path) -> PathBuf {
     folder.join(postgres_package()).join("native/bin")
+}
+
+/// Without its install scripts the package marks itself unfinished, and at its start it wants to write into its own folder,
+/// which cells may not. The scripts only tidy up after older versions: on a fresh folder they change nothing but the mark.
+fn settle_runtime(folder: &Path) -> std::io::Result<()> {
+    match fs::remove_file(folder.join("node_modules/openclaw/.openclaw-lifecycle-pending")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// An archive of npm holds no links; the package lists those its libraries need.

@@ -12,6 +12,10 @@ use molt::wire::Roles;
 use molt::{commands, dev, doctor, log, serve};
 use molt_model::{KeyId, Nanos};
 
+/// Gives memory back to the system: checking a password takes 19 MiB for a moment, which glibc would keep for good.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "molt", version, about = "A personal AI assistant of one's own, for everybody on your machine")]
 struct Cli {
