@@ -139,6 +139,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Length of the event that only carries the usage.
+    const USAGE_BYTES: usize = 72;
     const STREAM: &str = concat!(
         ": hello\n\n",
         "data: {\"choices\":[{\"delta\":{\"content\":\"a \\\"usage\\\" b\"},\"finish_reason\":null}],\"usage\":null}\n\n",
@@ -164,7 +166,7 @@ mod tests {
             let chunks = long.as_bytes().chunks(70_000).map(Bytes::copy_from_slice);
             let (tap, out) = relay(strip, chunks);
             assert_eq!(tap.usage.map(|usage| usage.input), Some(9));
-            assert_eq!(out.len() + usize::from(strip) * 71, long.len());
+            assert_eq!(out.len() + usize::from(strip) * USAGE_BYTES, long.len());
         }
     }
 
@@ -186,7 +188,7 @@ mod tests {
                 let text = String::from_utf8(out).unwrap();
                 if strip {
                     prop_assert!(!text.contains("prompt_tokens") && text.ends_with("data: [DONE]\n\n"));
-                    prop_assert_eq!(text.len(), STREAM.len() - 71);
+                    prop_assert_eq!(text.len(), STREAM.len() - USAGE_BYTES);
                 } else {
                     prop_assert_eq!(text, STREAM);
                 }

@@ -236,6 +236,8 @@ fn tidy(text: &str) -> String {
             text = cut[..at].trim_end_matches(',');
         }
     }
+    let closed = text.trim_end_matches(['.', '!']);
+    let text = if closed.ends_with(['"', '\'', '`', '”']) { closed } else { text };
     let bare = unquoted(text);
     if bare.len() == text.len() && !text.contains('\n') && text.matches('.').count() == 1 {
         return text.trim_end_matches('.').to_owned();

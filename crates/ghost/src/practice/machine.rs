@@ -148,12 +148,13 @@ pub(super) fn folder(clause: &Clause<'_>) -> Option<Wish> {
     let things =
         clause.find("files|file|documents|folders|directories|entries|items|contents|directory|folder|workspace")?;
     let place = place(clause);
-    if clause.has("how many|number of") || clause.fits_at(lead(clause), "count").is_some() {
+    if clause.has("how many") || clause.has("number of") || clause.fits_at(lead(clause), "count").is_some() {
         return (clause.word(things.from) != "contents").then_some(Wish::Count { path: place });
     }
     let verb =
         clause.has("list|show|see|display|print|ls|enumerate|which|what|look|browse|there|exist|tell|view|check|any");
-    let all = clause.has("files|documents|folders|directories|entries")
+    let all = place.is_some()
+        || clause.has("files|documents|folders|directories|entries")
         || clause.has("in|inside|of the|this|your|my|current? working|home? directory|folder|workspace")
         || clause.has("directory|folder|workspace contents|content|listing");
     (verb && all).then_some(Wish::List { path: place })

@@ -6,6 +6,8 @@
 //! `speak` puts the answer on the wire, `embed` makes vectors for memory search.
 
 mod act;
+#[cfg(test)]
+mod dialogue;
 mod embed;
 mod files;
 mod hands;

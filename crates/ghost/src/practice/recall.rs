@@ -15,7 +15,7 @@ const ALL_LINES_MAX: usize = 10;
 /// Beside the best line, only those are quoted that fit about as well.
 const NEARLY_AS_GOOD: f32 = 0.7;
 /// A search's own hit without a word in common with the question must at least be this close.
-const CLOSE_ENOUGH: f32 = 0.2;
+const CLOSE_ENOUGH: f32 = 0.35;
 
 /// One remembered line.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,10 +13,8 @@ pub(super) enum Memo {
 }
 
 /// Phrases that ask for it wherever they stand. What is meant comes after them, or before.
-const CUES: [&str; 27] = [
-    "not ever? let me ever? forget",
-    "not ever? forget about?",
-    "never forget about?",
+const CUES: [&str; 25] = [
+    "not|never ever? let|allow? me|us? to? ever? forget about?",
     "not let this|that|it slip",
     "keep|bear|have|hold this|that|it? in mind",
     "keep track of",
@@ -160,9 +158,9 @@ fn asks_what_is_remembered(clause: &Clause<'_>) -> bool {
         || matches!(clause.word(start), "what" | "which" | "who" | "where" | "when" | "how" | "why" | "do" | "did");
     // "Remember what I told you: …" tells something; the colon gives it away.
     let tells = clause.text.contains(':') && !clause.is_question();
-    !tells
-        && (asking && patterns.iter().any(|pattern| clause.has(pattern))
-            || patterns[4..6].iter().any(|pattern| clause.fits_at(start, pattern).is_some()))
+    let wh = matches!(clause.word(start), "what" | "which" | "who" | "whom" | "whose" | "where" | "when" | "why");
+    let known = asking && patterns.iter().any(|pattern| clause.has(pattern));
+    !tells && (wh || known || patterns[4..6].iter().any(|pattern| clause.fits_at(start, pattern).is_some()))
 }
 
 /// "remember" as a request, not as a report ("I remember the day …").

@@ -110,7 +110,7 @@ impl<'a> Tool<'a> {
     fn score(&self, skill: Skill) -> i32 {
         let words = format!("{} {}", self.name.to_lowercase().replace(['_', '-'], " "), self.description);
         let said = means(skill, &words);
-        let has = |names: &[&str]| self.parameter(names).is_some();
+        let has = |names: &[&str]| self.parameter(names, "string").is_some();
         let edits = has(OLD) && has(NEW) || self.edit_list().is_some();
         let path_only = || self.required().iter().all(|name| is_one(name, PATHS));
         let fits = match skill {
@@ -122,18 +122,19 @@ impl<'a> Tool<'a> {
             Skill::SearchMemory | Skill::SearchWeb => has(QUERIES),
             Skill::Fetch => has(URLS),
             Skill::FindTool => has(QUERIES) && words.contains("tool"),
-            Skill::DescribeTool => has(IDS) && !has(ARGUMENTS) && words.contains("tool"),
-            Skill::CallTool => has(IDS) && has(ARGUMENTS) && words.contains("tool"),
+            Skill::DescribeTool => has(IDS) && self.parameter(ARGUMENTS, "object").is_none() && words.contains("tool"),
+            Skill::CallTool => has(IDS) && self.parameter(ARGUMENTS, "object").is_some() && words.contains("tool"),
         };
         // A shell takes a command whatever it is called; all others must also say what they do.
         let clear = matches!(skill, Skill::Write | Skill::Run | Skill::Edit);
         if fits && (clear || said > 0) { 10 + said } else { 0 }
     }
 
-    /// The parameter that plays a role, by its name.
-    pub(super) fn parameter(&self, names: &[&str]) -> Option<&'a str> {
+    /// The parameter that plays a role, by its name and by what it takes.
+    fn parameter(&self, names: &[&str], kind: &str) -> Option<&'a str> {
         let known = self.schema.get("properties").and_then(Value::as_object)?;
-        names.iter().find_map(|wanted| known.keys().find(|name| same(name, wanted))).map(String::as_str)
+        let fits = |wanted: &str| known.iter().find(|(name, schema)| same(name, wanted) && takes(schema, kind));
+        names.iter().find_map(|wanted| fits(wanted)).map(|(name, _)| name.as_str())
     }
 
     fn required(&self) -> Vec<&'a str> {
@@ -155,7 +156,8 @@ impl<'a> Tool<'a> {
         let value = |at: usize| Value::from(values.get(at).copied().unwrap_or(""));
         let mut given = Map::new();
         let mut give = |names: &[&str], value: Value| {
-            if let Some(name) = self.parameter(names) {
+            let kind = if value.is_boolean() { "boolean" } else { "string" };
+            if let Some(name) = self.parameter(names, kind) {
                 given.insert(name.to_owned(), value);
             }
         };
@@ -200,8 +202,8 @@ impl<'a> Tool<'a> {
     /// Arguments for a call of a deferred tool through this one.
     pub(super) fn wrapped(&self, id: &str, inner: Value) -> Value {
         let mut given = Map::new();
-        for (names, value) in [(IDS, Value::from(id)), (ARGUMENTS, inner)] {
-            if let Some(name) = self.parameter(names) {
+        for (names, kind, value) in [(IDS, "string", Value::from(id)), (ARGUMENTS, "object", inner)] {
+            if let Some(name) = self.parameter(names, kind) {
                 given.insert(name.to_owned(), value);
             }
         }
@@ -247,8 +249,14 @@ pub(super) fn wish_words(skill: Skill) -> &'static str {
 
 /// How clearly a name and a description speak of a skill; zero: not at all.
 pub(super) fn means(skill: Skill, words: &str) -> i32 {
-    let words = words.to_lowercase();
-    let count = |list: &[&str]| list.iter().map(|word| i32::from(words.contains(word))).sum::<i32>();
+    let text = words.to_lowercase();
+    let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
+    let is = |word: &str, term: &str| {
+        word.strip_prefix(term).is_some_and(|end| matches!(end, "" | "s" | "es" | "ed" | "ing"))
+    };
+    let said =
+        |term: &str| if term.contains(' ') { text.contains(term) } else { words.iter().any(|word| is(word, term)) };
+    let count = |list: &[&str]| list.iter().map(|term| i32::from(said(term))).sum::<i32>();
     let memory = count(&["memory", "memories", "remember", "recall"]);
     let web = count(&["web", "internet", "online", "url", "http"]);
     match skill {
@@ -350,13 +358,18 @@ fn type_of(schema: &Value) -> Option<&str> {
     }
 }
 
+/// A schema that names no type takes anything.
+fn takes(schema: &Value, kind: &str) -> bool {
+    type_of(schema).is_none_or(|known| known == kind)
+}
+
 fn property_schema<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
     schema.get("properties")?.get(name)
 }
 
 fn property<'a>(schema: &'a Value, names: &[&str]) -> Option<&'a str> {
     let known = schema.get("properties").and_then(Value::as_object)?;
-    known.keys().find(|name| is_one(name, names)).map(String::as_str)
+    known.iter().find(|(name, schema)| is_one(name, names) && takes(schema, "string")).map(|(name, _)| name.as_str())
 }
 
 fn is_one(name: &str, names: &[&str]) -> bool {

@@ -114,8 +114,32 @@ fn push_word(words: &mut Vec<Word>, text: &str, from: usize, to: usize) {
     }
     let end = start + inner.len();
     let lower = inner.to_lowercase().replace('’', "'");
+    // "Would you mind making", "how about making": a polite "make".
+    let polite = words.last().is_some_and(|before| matches!(before.lower.as_str(), "mind" | "about"));
+    let base = lower.strip_suffix("ing").filter(|head| polite && head.len() >= 2);
+    let lower = base.map_or(lower.clone(), verb_of);
     for part in spelled_out(&lower).split(' ') {
         words.push(Word { lower: part.to_owned(), start, end });
+    }
+}
+
+/// "mak" → "make", "runn" → "run", "keep" stays.
+fn verb_of(head: &str) -> String {
+    let letters: Vec<char> = head.chars().collect();
+    let vowel = |at: usize| letters.get(at).is_some_and(|c| "aeiou".contains(*c));
+    match letters.len() {
+        count @ 3.. if letters[count - 1] == letters[count - 2] && !"ls".contains(letters[count - 1]) => {
+            letters[..count - 1].iter().collect()
+        }
+        count @ 2..
+            if !vowel(count - 1)
+                && vowel(count - 2)
+                && (count < 3 || !vowel(count - 3))
+                && !head.ends_with(['w', 'y', 'x', 'd']) =>
+        {
+            format!("{head}e")
+        }
+        _ => head.to_owned(),
     }
 }
 
@@ -312,19 +336,17 @@ fn topic(word: &str) -> String {
 /// Cuts the commonest English endings. "trains" and "training" are "train"; short words stay.
 pub(super) fn stem(word: &str) -> String {
     let long_enough = |head: &str| head.chars().count() >= 3;
-    for (ending, instead) in
-        [("ies", "y"), ("sses", "ss"), ("ing", ""), ("edly", ""), ("ed", ""), ("ly", ""), ("es", "e")]
-    {
-        if let Some(head) = word.strip_suffix(ending)
-            && long_enough(head)
-        {
-            return undouble(&format!("{head}{instead}"));
-        }
-    }
-    match word.strip_suffix('s') {
-        Some(head) if long_enough(head) && !head.ends_with('s') => undouble(head),
-        _ => undouble(word),
-    }
+    let plural = [("ies", "y"), ("sses", "ss"), ("s", "")].iter().find_map(|(ending, instead)| {
+        let head = word
+            .strip_suffix(ending)
+            .filter(|head| long_enough(head) && !(*ending == "s" && head.ends_with(['s', 'u'])))?;
+        Some(format!("{head}{instead}"))
+    });
+    let word = plural.as_deref().unwrap_or(word);
+    let head = ["ing", "edly", "ed", "ly"]
+        .iter()
+        .find_map(|ending| word.strip_suffix(ending).filter(|head| long_enough(head)));
+    undouble(head.unwrap_or(word))
 }
 
 /// "running" → "runn" → "run", and a silent e at the end is cut, so that "liked", "likes" and "like" meet.
