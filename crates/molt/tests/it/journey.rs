@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::stack::chat::assert_in_order;
 use crate::stack::http::Ask;
 use crate::stack::people::Person;
-use crate::stack::{Stack, is_empty, processes};
+use crate::stack::{Stack, has_no_folders, processes};
 
 /// Slow enough that a person, or a test, can press Stop while the answer is being written.
 const READABLE_PACE: &str = "practice_pace_ms = 30";
@@ -172,7 +172,7 @@ async fn nothing_is_left_of_it(stack: &Stack, person: &Person, bot: &str) {
     stack
         .eventually("no process and no folder is left", async || {
             let idle = stack.cells().is_empty() && stack.runtimes().is_empty();
-            (idle && is_empty(&bots)).then_some(())
+            (idle && has_no_folders(&bots)).then_some(())
         })
         .await;
     let left = processes::below(&stack.data());

@@ -287,7 +287,7 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// Whether a folder holds nothing at all, or isn't there.
-pub(crate) fn is_empty(folder: &Path) -> bool {
-    std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
+/// Whether a folder holds no other folders, or isn't there.
+pub(crate) fn has_no_folders(folder: &Path) -> bool {
+    std::fs::read_dir(folder).map_or(true, |entries| entries.flatten().all(|entry| !entry.path().is_dir()))
 }
