@@ -234,7 +234,7 @@ pub enum RunPhase {
     Finished,
     Failed,
     Aborted,
-    /// The runtime or the cell went down in the middle, and the run goes on.
+    /// The runtime or the cell went down in the middle, and the run goes on. What was open of its texts is void.
     Resumed,
 }
 

@@ -18,7 +18,7 @@ pub fn describe(reason: &str) -> RunError {
         "model_not_found" => {
             ("model_unknown", "The chosen model isn't available. Choose another one in the settings.", false)
         }
-        "context_overflow" | "format" => {
+        "context_overflow" => {
             ("conversation_too_long", "The model can't take this conversation. Start a new one.", false)
         }
         _ => ("run_failed", "The assistant couldn't finish this. Try again.", true),

@@ -45,7 +45,8 @@ pub fn judge(history: &Value, run_id: RunId) -> Verdict {
     }
 
     let asked = messages.iter().position(|message| message["idempotencyKey"] == key.as_str());
-    let Some(asked) = asked.or_else(|| is_page_of_more(history).then_some(0)) else { return Verdict::Lost };
+    let asked = asked.or_else(|| is_all_later(history, messages).then_some(0));
+    let Some(asked) = asked else { return Verdict::Lost };
     let Some(last) = messages[asked..].iter().rev().find(|message| message["role"] == "assistant") else {
         return Verdict::Silent;
     };
@@ -56,9 +57,11 @@ pub fn judge(history: &Value, run_id: RunId) -> Verdict {
     }
 }
 
-/// The page doesn't reach back to the message, but it is full of what came after.
-fn is_page_of_more(history: &Value) -> bool {
-    history["hasMore"] == Value::Bool(true)
+/// The page doesn't reach back to the newest message of a person: it is full of what came after.
+fn is_all_later(history: &Value, messages: &[Value]) -> bool {
+    let is_note = |message: &Value| message["provenance"]["kind"] == "internal_system";
+    let is_person = |message: &Value| message["role"] == "user" && !is_note(message);
+    history["hasMore"] == Value::Bool(true) && !messages.iter().any(is_person)
 }
 
 fn strings(value: &Value) -> Vec<String> {
@@ -87,6 +90,14 @@ mod tests {
             (history(json!([user, answer("stop")]), idle.clone()), Verdict::Answered(Some("yes".into()))),
             (history(json!([user, answer("error")]), idle), Verdict::Failed),
             (history(json!([user]), json!({"hasActiveRun": true})), Verdict::Active(vec![])),
+            (
+                json!({"messages": [{"role": "user", "content": "older"}, answer("stop")], "hasMore": true}),
+                Verdict::Lost,
+            ),
+            (
+                json!({"messages": [answer("toolUse"), answer("stop")], "hasMore": true}),
+                Verdict::Answered(Some("yes".into())),
+            ),
             (
                 history(json!([user]), json!({"hasActiveRun": true, "activeRunIds": ["r2"]})),
                 Verdict::Active(vec!["r2".into()]),

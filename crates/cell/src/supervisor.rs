@@ -224,10 +224,11 @@ impl Supervisor {
     }
 
     async fn stop(mut self) {
-        let Some(pid) = self.board.read().runtime_pid else { return };
-        terminate(pid);
-        if tokio::time::timeout(STOP_GRACE, exit_of(&mut self.exits, pid)).await.is_err() {
-            tracing::warn!(runtime.pid = pid, "the runtime didn't stop in time and is killed");
+        if let Some(pid) = self.board.read().runtime_pid {
+            terminate(pid);
+            if tokio::time::timeout(STOP_GRACE, exit_of(&mut self.exits, pid)).await.is_err() {
+                tracing::warn!(runtime.pid = pid, "the runtime didn't stop in time and is killed");
+            }
         }
         self.sweep().await;
     }

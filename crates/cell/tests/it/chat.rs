@@ -115,7 +115,7 @@ async fn a_run_can_be_stopped_and_a_failed_one_says_so_in_our_words() {
     let failed = rig.send(&mut line, "main", "FAIL").await;
     assert_eq!(rig.hear_end(&mut line, failed).await, RunPhase::Failed);
     let Some(Event::Run { error: Some(error), .. }) = rig.finished(failed).last().copied() else { panic!() };
-    assert_eq!(error.code, "model_busy", "{error:?}");
+    assert_eq!(error.code, "run_failed", "{error:?}");
     assert!(error.retry);
 
     let after = rig.send(&mut line, "main", "WORDS 2").await;

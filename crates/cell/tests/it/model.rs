@@ -103,7 +103,9 @@ async fn complete(State(model): State<Model>, headers: HeaderMap, body: Bytes) -
     model.note(&headers, &body, true);
     let (script, done) = read(body["messages"].as_array().unwrap());
     if script.fail {
-        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "{}").into_response();
+        // Nothing that the real runtime would try again for minutes.
+        let body = json!({"error": {"message": "unknown parameter", "type": "invalid_request_error"}});
+        return (StatusCode::BAD_REQUEST, axum::Json(body)).into_response();
     }
     let (pieces, stream) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(16);
     tokio::spawn(async move {

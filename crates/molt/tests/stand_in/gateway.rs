@@ -20,9 +20,9 @@ use crate::session::Session;
 use crate::turn::{Turn, Voice};
 
 /// Top-level keys that the real one knows and that are used here.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "gateway", "plugins", "browser", "update", "cron", "skills", "tools", "memory", "models", "agents", "logging",
-    "proxy", "session", "messages", "commands",
+    "proxy", "session", "messages", "commands", "meta",
 ];
 const RECOVERY: &str = "[System] Your previous turn was interrupted by a gateway restart while OpenClaw was waiting on \
                         tool/model work. Continue from the existing transcript and finish the task.";

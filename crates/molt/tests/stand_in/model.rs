@@ -67,6 +67,7 @@ pub(crate) async fn ask(
     let status = response.status();
     if !status.is_success() {
         let reason = match status.as_u16() {
+            400 => "format",
             401 | 403 => "auth",
             402 => "billing",
             429 => "rate_limit",
