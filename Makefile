@@ -86,7 +86,7 @@ prove: app ## the long proofs, whole: every kill at every moment (half an hour)
 
 .PHONY: bench
 bench: build ## how fast and how small: start, memory, model calls a second through Ghost Key
-	node e2e/bench.mjs
+	node bench/run.mjs
 
 .PHONY: clean
 clean: ## remove what was built (not your data: that is `molt dev --reset`)

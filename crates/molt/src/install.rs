@@ -2,6 +2,7 @@
 //! Never: in the way of the API. It runs in the background, tells how far it is, and tries again by itself.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub const POSTGRES_MAJOR: u32 = 18;
 /// After a failed install: soon at first, since a network often comes back, then rarely.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_LAST: Duration = Duration::from_secs(5 * 60);
+/// Large enough that reading costs little, small enough to be forgotten.
+const DIGEST_PIECE_BYTES: usize = 64 * 1024;
 /// The oldest Node that this OpenClaw accepts; looked for only where npm has no Node for the machine.
 const NODE_MIN: (u32, u32) = (24, 16);
 
@@ -167,20 +170,33 @@ pub fn cell_binary(configured: &Path, bin: &Path) -> anyhow::Result<PathBuf> {
         true => std::env::current_exe()?.with_file_name("molt-cell"),
         false => configured.to_owned(),
     };
-    let bytes = fs::read(&source)
+    let digest = digest(&source)
         .with_context(|| format!("{} can't be read; build it with `cargo build -p molt-cell`", source.display()))?;
-    let name = format!("molt-cell-{}", hex::encode(&Sha256::digest(&bytes)[..6]));
+    let name = format!("molt-cell-{digest}");
     let place = bin.join(name);
     if !place.is_file() {
         fs::create_dir_all(bin)?;
         fs::set_permissions(bin, fs::Permissions::from_mode(0o755))?;
         let draft = bin.join(format!(".draft-{}", uuid::Uuid::new_v4().simple()));
-        fs::write(&draft, bytes).with_context(|| format!("the cell's program can't be copied to {}", bin.display()))?;
+        fs::copy(&source, &draft)
+            .with_context(|| format!("the cell's program can't be copied to {}", bin.display()))?;
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o755))?;
         fs::rename(&draft, &place)?;
         forget_others(bin, &place);
     }
     Ok(place)
+}
+
+/// A short hash of the file, read in pieces: the program is larger than all that this process holds.
+fn digest(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut digest) = (fs::File::open(path)?, Sha256::new());
+    let mut piece = vec![0; DIGEST_PIECE_BYTES];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hex::encode(&digest.finalize()[..6])),
+            count => digest.update(&piece[..count]),
+        }
+    }
 }
 
 /// Earlier programs; a cell that still runs one keeps it until it ends.

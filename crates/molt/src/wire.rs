@@ -26,6 +26,8 @@ const QUEUE_PERIOD: Duration = Duration::from_secs(15);
 const FLEET_PERIOD: Duration = Duration::from_secs(5);
 /// A month that began is noticed within a minute.
 const RENEW_PERIOD: Duration = Duration::from_secs(60);
+/// Ended log-ins, used tickets and old messages do no harm while they wait for this.
+const SWEEP_PERIOD: Duration = Duration::from_secs(60 * 60);
 
 /// Which parts run in this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -184,6 +186,13 @@ fn start_api(
     tasks.spawn(schedule, move || {
         let renew = renew.clone();
         async move { Ok(renew.run_once().await?) }
+    });
+
+    let (swept, time) = (store.clone(), clock.clone());
+    let schedule = Schedule { name: "sweep", period: SWEEP_PERIOD, wakes: |_| false };
+    tasks.spawn(schedule, move || {
+        let (swept, time) = (swept.clone(), time.clone());
+        async move { Ok(swept.sweep(time.now()).await?) }
     });
     let relays = state.relays.clone();
     relays.start();
