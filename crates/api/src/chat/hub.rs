@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::extract::ws::Utf8Bytes;
 use molt_bot::{Frame, Op};
-use molt_model::{BotId, UserId};
+use molt_model::{BotId, ConversationId, UserId};
 use molt_store::event::EventRow;
 use serde_json::Value;
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -16,6 +16,8 @@ use crate::chat::open::OpenTexts;
 
 /// Frames that a slow browser may fall behind before it is brought up to date from the rows instead.
 const BACKLOG_MAX: usize = 512;
+/// One person's tabs, devices and programs.
+const SOCKETS_MAX: usize = 100;
 /// Decisions of people on their way to a cell.
 const DECISIONS_MAX: usize = 16;
 
@@ -113,6 +115,10 @@ impl Hub {
         self.stream.receiver_count()
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.sockets() > SOCKETS_MAX
+    }
+
     /// Publishes a finished frame. Rows come in order; one that was published already is passed over.
     pub(crate) fn publish_row(&self, row: EventRow) {
         let Some(seq) = row.seq else { return };
@@ -132,6 +138,11 @@ impl Hub {
             let shown = frames::passing(&frame.event, frame.run_id, &frame.conversation, frame.at);
             self.send(Outgoing::Frame { seq: None, text: shown.to_string().into() });
         }
+    }
+
+    /// Stops showing what a deleted conversation was saying.
+    pub(crate) fn forget(&self, conversation: &ConversationId) {
+        self.live().open.forget(conversation);
     }
 
     pub(crate) fn say_goodbye(&self, why: &'static str) {

@@ -102,6 +102,11 @@ impl OpenTexts {
         self.closed.push_back(key);
     }
 
+    /// A conversation that is being deleted has no open texts any more.
+    pub(crate) fn forget(&mut self, conversation: &ConversationId) {
+        self.texts.retain(|open| open.conversation != *conversation);
+    }
+
     /// All open texts as browser's frames, each with its text so far.
     pub(crate) fn snapshot(&self) -> Vec<Value> {
         self.texts.iter().map(OpenText::frame).collect()
@@ -169,6 +174,10 @@ mod tests {
         assert!(!open.add(&said(run, "m2", Text::Delta("late".into()))));
         assert!(!open.add(&said(run, "m3", Text::Delta("late".into()))));
         assert!(open.add(&said(RunId::random(), "m1", Text::Delta("other".into()))));
+        open.forget(&"c-1".parse().unwrap());
+        assert_eq!(contents(&open), ["other"]);
+        open.forget(&ConversationId::main());
+        assert!(contents(&open).is_empty());
     }
 
     #[test]

@@ -230,6 +230,7 @@ impl Relay {
         let runs = tx.open_runs(&self.hub.bot, WORK_MAX).await?;
         let forget = tx.conversations_to_forget(&self.hub.bot, WORK_MAX).await?;
         tx.commit().await?;
+        forget.iter().for_each(|conversation| self.hub.forget(conversation));
         let has_work = !(runs.is_empty() && forget.is_empty());
         self.idle_at = if has_work && self.reachable { None } else { self.idle_at.or(Some(Instant::now() + IDLE_MAX)) };
         let Some(link) = self.link.as_mut().filter(|link| link.caught_up) else {
@@ -340,7 +341,9 @@ impl Relay {
             _ => 0,
         };
         if frame.cell_seq.is_none() {
-            self.hub.publish_piece(&frame);
+            if !self.link.as_ref().is_some_and(|link| link.forgotten.contains(&frame.conversation)) {
+                self.hub.publish_piece(&frame);
+            }
             return Ok(());
         }
         if calls > 0 && !self.books_know(frame.run_id, calls).await? {

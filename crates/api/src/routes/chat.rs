@@ -110,6 +110,10 @@ async fn socket(
     };
     let relays = state.relays.clone();
     let (hub, place) = relays.attach(&bot).await?.ok_or_else(Problem::bot_not_found)?;
+    if hub.is_full() {
+        let detail = "Too many connections to this chat are open; close some of them.";
+        return Err(Problem::new(Code::TooManyTries, detail).retry_after_s(5));
+    }
     let person = Person { relays, user, bot, hub };
     let upgrade = upgrade.max_message_size(FRAME_BYTES_MAX).max_frame_size(FRAME_BYTES_MAX);
     Ok(upgrade.on_upgrade(move |socket| Session::new(socket, person, place).run()))
