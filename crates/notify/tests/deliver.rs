@@ -36,7 +36,7 @@ async fn messages_leave_once_and_secrets_are_opened_only_here() {
         enqueue(&database, &clock, Uuid::new_v4(), "your-bot-is-ready", ready.clone()).await;
     }
     let id = Uuid::new_v4();
-    let link = "https://molt.example/app/log-in?link=abc".to_owned().into();
+    let link = "https://molt.example/link#abc".to_owned().into();
     let sealed = hex::encode(database.store.seal().seal(&data_binding(id), &link));
     enqueue(&database, &clock, id, "magic-link", json!({ "link_sealed": sealed, "minutes": 15 })).await;
 
@@ -48,7 +48,7 @@ async fn messages_leave_once_and_secrets_are_opened_only_here() {
     assert_eq!(one.run_once().await.unwrap(), Counts::default());
     assert_eq!(database.count("select count(*) from molt.mails").await, 31);
     let text = database.text(&format!("select text from molt.mails where outbox_id = '{id}'")).await.unwrap();
-    assert!(text.contains("https://molt.example/app/log-in?link=abc") && text.contains("15 minutes"), "{text}");
+    assert!(text.contains("https://molt.example/link#abc") && text.contains("15 minutes"), "{text}");
     let subject = database.text("select subject from molt.mails where text like '%molt-0%' limit 1").await.unwrap();
     assert_eq!(subject, "Pip is ready");
 }

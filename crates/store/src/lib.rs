@@ -16,6 +16,7 @@ mod migrate;
 pub mod outbox;
 mod seal;
 pub mod sessions;
+pub mod sweep;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod usage;

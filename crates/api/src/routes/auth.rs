@@ -66,7 +66,7 @@ struct MagicLinkBody {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct UseMagicLinkBody {
-    /// What the link carries as `link`.
+    /// What the link carries behind the `#`.
     token: String,
 }
 

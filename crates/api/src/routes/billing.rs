@@ -156,10 +156,12 @@ async fn accept(
     let named = bots.iter().find(|bot| row.bot_id.as_deref() == Some(bot.id.as_str()));
     let waiting = bots.iter().find(|bot| bot.intent == Intent::AwaitingPlan);
     let bot_id = named.or(waiting).or(bots.last()).map(|bot| bot.id.clone());
-    let mut tx = state.store.system().await?;
-    let body = json!({ "checkout_id": id, "user_id": caller.user });
-    tx.insert_inbox("local", &id.to_string(), CHECKOUT_ACCEPTED, &body, now).await?;
-    tx.commit().await?;
+    if row.state != "completed" {
+        let mut tx = state.store.system().await?;
+        let body = json!({ "checkout_id": id, "user_id": caller.user });
+        tx.insert_inbox("local", &id.to_string(), CHECKOUT_ACCEPTED, &body, now).await?;
+        tx.commit().await?;
+    }
     let path = bot_id.as_ref().map_or("/app/".to_owned(), |bot| format!("/app/bots/{bot}"));
     Ok((http::StatusCode::ACCEPTED, Json(Accepted { bot_id, return_url: state.config.address(&path) })))
 }

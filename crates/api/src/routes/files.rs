@@ -12,6 +12,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use molt_model::CheckoutId;
 use rust_embed::{EmbeddedFile, RustEmbed};
+use sha2::{Digest, Sha256};
 
 use crate::problem::{Code, Problem};
 use crate::state::ApiState;
@@ -27,6 +28,9 @@ struct Site;
 #[allow_missing = true]
 struct App;
 
+/// Where a mailed link leads, and what logs in there.
+const LINK_PAGE: &str = include_str!("../../pages/link.html");
+const LINK_SCRIPT: &str = include_str!("../../pages/link.js");
 /// What operators open to read built-in mail; the mails themselves come from `GET /api/admin/mails`.
 const MAILS_PAGE: &str = include_str!("../../pages/mails.html");
 const MAILS_SCRIPT: &str = include_str!("../../pages/mails.js");
@@ -42,9 +46,13 @@ pub(crate) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/", get(|headers: HeaderMap| async move { site_file("index.html", &headers) }))
         .route("/checkout/{id}", get(checkout_page))
-        .route("/admin/mails", get(|| async { ([(CONTENT_TYPE, kind(".html"))], MAILS_PAGE) }))
-        .route("/admin/mails.js", get(|| async { ([(CONTENT_TYPE, kind(".js"))], MAILS_SCRIPT) }))
+        .route("/link", get(|headers: HeaderMap| async move { own_file(".html", LINK_PAGE, &headers) }))
+        .route("/link.js", get(|headers: HeaderMap| async move { own_file(".js", LINK_SCRIPT, &headers) }))
+        .route("/admin/mails", get(|headers: HeaderMap| async move { own_file(".html", MAILS_PAGE, &headers) }))
+        .route("/admin/mails.js", get(|headers: HeaderMap| async move { own_file(".js", MAILS_SCRIPT, &headers) }))
         .route("/app", get(|| async { Redirect::permanent("/app/") }))
+        // Where mailed links lead. A browser keeps what stands behind the `#`, so the token goes on to the app alone.
+        .route("/link", get(|| async { Redirect::temporary("/app/link") }))
         .route("/app/", get(|headers: HeaderMap| async move { app_file("index.html", &headers) }))
         .route(
             "/app/{*path}",
@@ -82,8 +90,18 @@ fn app_file(path: &str, headers: &HeaderMap) -> Response {
     }
 }
 
+/// A page of this crate.
+fn own_file(path: &str, text: &'static str, headers: &HeaderMap) -> Response {
+    send_bytes(path, Cow::Borrowed(text.as_bytes()), &Sha256::digest(text.as_bytes()), ASK_AGAIN, headers)
+}
+
 fn send(path: &str, file: EmbeddedFile, age: &'static str, headers: &HeaderMap) -> Response {
-    let etag = format!("\"{}\"", &hex::encode(file.metadata.sha256_hash())[..32]);
+    let hash = file.metadata.sha256_hash();
+    send_bytes(path, file.data, &hash, age, headers)
+}
+
+fn send_bytes(path: &str, bytes: Cow<'static, [u8]>, hash: &[u8], age: &'static str, headers: &HeaderMap) -> Response {
+    let etag = format!("\"{}\"", &hex::encode(hash)[..32]);
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut known = known.flat_map(|list| list.split(',')).map(|one| one.trim().trim_start_matches("W/"));
     let etag_value = HeaderValue::from_str(&etag).expect("hexadecimal digits fit into a header");
@@ -91,7 +109,7 @@ fn send(path: &str, file: EmbeddedFile, age: &'static str, headers: &HeaderMap) 
     if known.any(|one| one == etag || one == "*") {
         return (StatusCode::NOT_MODIFIED, heads).into_response();
     }
-    let body = match file.data {
+    let body = match bytes {
         Cow::Borrowed(bytes) => Body::from(bytes),
         Cow::Owned(bytes) => Body::from(bytes),
     };

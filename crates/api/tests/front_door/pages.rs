@@ -43,6 +43,9 @@ async fn pages_and_files_are_served_with_care() {
     assert!(mails.status == StatusCode::OK && mails.text.contains("/admin/mails.js"));
     assert_eq!(door.get("/admin/mails.js", "").await.headers["content-type"], "text/javascript; charset=utf-8");
 
+    assert!(door.get("/link", "").await.text.contains("/link.js"));
+    assert!(door.get("/link.js", "").await.text.contains("/api/auth/magic-link/consume"));
+
     let docs = door.get("/api/docs", "").await;
     assert!(docs.text.contains("/api/bots/{id}/config") && docs.text.contains("id=\"revision_stale\""));
     assert!(!docs.text.contains("<script"));

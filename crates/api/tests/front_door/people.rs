@@ -156,8 +156,8 @@ async fn a_link_by_mail_logs_in_once() {
     let data = door.database.text("select data ->> 'link_sealed' from molt.outbox").await.unwrap();
     let binding = molt_store::outbox::data_binding(id.parse().unwrap());
     let link = door.database.store.seal().open(&binding, &hex::decode(data).unwrap()).unwrap();
-    let (page, token) = link.expose_secret().split_once("?link=").unwrap();
-    assert_eq!(page, "http://127.0.0.1:8787/app/log-in");
+    let (page, token) = link.expose_secret().split_once('#').unwrap();
+    assert_eq!(page, "http://127.0.0.1:8787/link");
 
     let consume = |token: String| door.post("/api/auth/magic-link/consume", "", json!({ "token": token }));
     let answer = consume(token.to_owned()).await;
@@ -199,4 +199,21 @@ async fn a_person_changes_takes_along_and_erases_what_is_theirs() {
     door.post("/api/auth/login", "", login).await.problem(401, "wrong_credentials");
     let intents = door.database.text("select string_agg(intent, ',') from molt.bots where due_at is not null").await;
     assert_eq!(intents.as_deref(), Some("deleted"));
+}
+
+#[tokio::test]
+async fn what_is_over_goes_and_the_rest_stays() {
+    let door = door().await;
+    let ann = door.person("Ann").await;
+    door.post("/api/auth/magic-link", "", json!({ "email": ann.email })).await;
+    door.call("POST", "/api/billing/checkout", &ann.token, None).await;
+    door.plan(&ann).await;
+    let sweep = async || door.database.store.sweep(molt_model::Clock::now(&door.clock)).await.unwrap();
+    assert_eq!(sweep().await, 0);
+    door.clock.forward(TimeDelta::days(100));
+    assert_eq!(sweep().await, 4, "a log-in, a link, an open checkout, a processed payment event");
+    assert_eq!(sweep().await, 0);
+    assert_eq!(door.database.count("select count(*) from molt.outbox").await, 1, "a mail that waits is kept");
+    let state = door.database.text("select string_agg(state, ' ') from molt.checkouts").await;
+    assert_eq!(state.as_deref(), Some("completed"));
 }

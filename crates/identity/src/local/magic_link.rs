@@ -27,7 +27,7 @@ impl Local {
         let user = tx.insert_magic_link(address, &token::hash(&token), now + LINK_LIFE).await?;
         let Some(user) = user else { return Ok(()) };
         let id = Uuid::new_v4();
-        let link: SecretString = format!("{}/app/log-in?link={}", self.config.public_url, token.expose_secret()).into();
+        let link: SecretString = format!("{}/link#{}", self.config.public_url, token.expose_secret()).into();
         let sealed = self.store.seal().seal(&molt_store::outbox::data_binding(id), &link);
         let message = NewMessage {
             id,
