@@ -15,12 +15,18 @@ export class Problem extends Error {
   readonly field: string | null;
 
   constructor(body: ProblemBody) {
-    super(body.detail || body.title);
+    super(wordsOf(body));
     this.name = 'Problem';
     this.code = body.code;
     this.status = body.status;
     this.field = body.field ?? null;
   }
+}
+
+/** What happened, then what to do; for a field only the second, the field says where. */
+function wordsOf({ title, detail, field }: ProblemBody): string {
+  if (!detail) return title;
+  return field ? detail : `${title.replace(/[.?!]$/, '')}. ${detail}`;
 }
 
 /** No answer came: offline, refused, timed out. `status` is 0. */

@@ -56,6 +56,6 @@ test('a refused cookie signs out; a server that is away does not', async () => {
 
 test('a wrong password is the server’s sentence, and nobody is signed in', async () => {
   const { session } = stage([() => json(401, { code: 'bad_credentials', title: 'No', detail: 'That password is wrong.', status: 401 })]);
-  await expect(session.logIn({ email: 'a@b.c', password: 'x' })).rejects.toMatchObject({ code: 'bad_credentials', message: 'That password is wrong.' });
+  await expect(session.logIn({ email: 'a@b.c', password: 'x' })).rejects.toMatchObject({ code: 'bad_credentials', message: 'No. That password is wrong.' });
   expect(session.get().status).toBe('unknown');
 });

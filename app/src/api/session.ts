@@ -50,6 +50,15 @@ export class Session {
     this.take(await this.post('/api/auth/login', body));
   }
 
+  /** The token of a link that came by mail; it works once. */
+  async followLink(token: string): Promise<void> {
+    this.take(await this.post('/api/auth/magic-link/consume', { token }));
+  }
+
+  async mailLink(email: string): Promise<void> {
+    await this.post('/api/auth/magic-link', { email });
+  }
+
   async logOut(): Promise<void> {
     await this.post('/api/auth/logout', undefined, this.held?.token);
     this.forget();

@@ -3,11 +3,14 @@
 import { useState } from 'react';
 import { View } from 'react-native';
 import { session } from '@/api/client';
+import { sentence } from '@/api/problem';
 import { missingIn } from '@/features/session/forms';
+import { useChange } from '@/features/queries';
 import { useDoor } from '@/features/session/use-door';
 import { Banner } from '@/ui/banner';
 import { Button } from '@/ui/button';
 import { Field } from '@/ui/field';
+import { Text } from '@/ui/text';
 import { Door, DoorLink } from './door';
 
 export function LogIn() {
@@ -26,8 +29,36 @@ export function LogIn() {
         <Field label="E-mail" testID="log-in-email" value={email} onChangeText={setEmail} fault={door.at('email')} inputMode="email" autoComplete="email" autoCapitalize="none" autoFocus onSubmitEditing={submit} />
         <Field label="Password" testID="log-in-password" value={password} onChangeText={setPassword} fault={door.at('password')} secureTextEntry autoComplete="current-password" onSubmitEditing={submit} />
         <Button label="Log in" onPress={submit} busy={door.busy} testID="log-in-submit" />
+        <MailLink email={email.trim()} />
       </View>
       <DoorLink question="New here?" label="Sign up" to="/sign-up" testID="log-in-to-sign-up" />
     </Door>
+  );
+}
+
+/** For whoever forgot the password. The answer is the same whether the address has an account or not. */
+function MailLink({ email }: { email: string }) {
+  const [wrong, setWrong] = useState<string | null>(null);
+  const mail = useChange((to: string) => session.mailLink(to), []);
+  const ask = () => {
+    const missing = missingIn({ email, password: 'not needed here' });
+    setWrong(missing ? 'Write your e-mail address above first.' : null);
+    if (!missing) mail.mutate(email);
+  };
+  const fault = wrong ?? (mail.error ? sentence(mail.error) : null);
+  return (
+    <View className="gap-2">
+      <Button kind="plain" small label="Mail me a link instead" onPress={ask} busy={mail.isPending} testID="log-in-mail-link" />
+      {fault ? (
+        <Banner kind="bad" testID="log-in-mail-fault">
+          {fault}
+        </Banner>
+      ) : null}
+      {mail.isSuccess && !fault ? (
+        <Text size="sm" tone="muted" className="text-center" role="status" testID="log-in-mailed">
+          If this address has an account here, a link is on its way. It works once, for a quarter of an hour.
+        </Text>
+      ) : null}
+    </View>
   );
 }

@@ -1,0 +1,3 @@
+import { FollowLink } from '@/screens/link';
+
+export default FollowLink;
