@@ -51,8 +51,6 @@ pub(crate) fn routes() -> Router<ApiState> {
         .route("/admin/mails", get(|headers: HeaderMap| async move { own_file(".html", MAILS_PAGE, &headers) }))
         .route("/admin/mails.js", get(|headers: HeaderMap| async move { own_file(".js", MAILS_SCRIPT, &headers) }))
         .route("/app", get(|| async { Redirect::permanent("/app/") }))
-        // Where mailed links lead. A browser keeps what stands behind the `#`, so the token goes on to the app alone.
-        .route("/link", get(|| async { Redirect::temporary("/app/link") }))
         .route("/app/", get(|headers: HeaderMap| async move { app_file("index.html", &headers) }))
         .route(
             "/app/{*path}",
