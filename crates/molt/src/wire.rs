@@ -26,8 +26,6 @@ const QUEUE_PERIOD: Duration = Duration::from_secs(15);
 const FLEET_PERIOD: Duration = Duration::from_secs(5);
 /// A month that began is noticed within a minute.
 const RENEW_PERIOD: Duration = Duration::from_secs(60);
-/// What is over may lie a while; nobody waits for it to go.
-const SWEEP_PERIOD: Duration = Duration::from_secs(60 * 60);
 /// Ended log-ins, used tickets and old messages do no harm while they wait for this.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60 * 60);
 
@@ -195,12 +193,6 @@ fn start_api(
     tasks.spawn(schedule, move || {
         let (swept, time) = (swept.clone(), time.clone());
         async move { Ok(swept.sweep(time.now()).await?) }
-    });
-    let (swept, time) = (store.clone(), clock.clone());
-    let schedule = Schedule { name: "sweep", period: SWEEP_PERIOD, wakes: |_| false };
-    tasks.spawn(schedule, move || {
-        let (swept, now) = (swept.clone(), time.now());
-        async move { Ok(swept.sweep(now).await?) }
     });
     let relays = state.relays.clone();
     relays.start();
