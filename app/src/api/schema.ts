@@ -1086,7 +1086,7 @@ export interface components {
             usage_usd: string;
         };
         UseMagicLinkBody: {
-            /** @description What the link carries as `link`. */
+            /** @description What the link carries behind the `#`. */
             token: string;
         };
         /** @description A person, as operators see them. */
@@ -2116,8 +2116,8 @@ export interface operations {
     openChat: {
         parameters: {
             query?: {
-                /** @description From `POST /api/bots/{id}/chat-ticket`. A program may send `Authorization: Bearer <session token>` instead. */
-                ticket?: string | null;
+                /** @description A ticket; a program may send its session token as a header instead */
+                ticket?: string;
             };
             header?: never;
             path: {

@@ -50,11 +50,7 @@ export class Session {
     this.take(await this.post('/api/auth/login', body));
   }
 
-  /** The token of a link that came by mail; it works once. */
-  async followLink(token: string): Promise<void> {
-    this.take(await this.post('/api/auth/magic-link/consume', { token }));
-  }
-
+  /** Asks for a mail with a link that logs in; the page behind it is the server's own. */
   async mailLink(email: string): Promise<void> {
     await this.post('/api/auth/magic-link', { email });
   }

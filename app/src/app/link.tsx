@@ -1,3 +1,0 @@
-import { FollowLink } from '@/screens/link';
-
-export default FollowLink;
