@@ -15,6 +15,8 @@ use crate::stack::{LOOK_AGAIN, PATIENCE, Stack};
 const PACE: Duration = Duration::from_millis(8);
 /// Rounds of the whole proof for each victim.
 const ROUNDS_WHOLE: usize = 60;
+/// What dies again and again is started again ever more slowly, rightly; this stays below.
+const ROUNDS_PER_BOT: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
 enum Victim {
@@ -112,11 +114,17 @@ async fn settled(stack: &Stack, person: &Person, bot: &str) {
 }
 
 async fn turns(victim: Victim, rounds: usize) {
+    for first in (0..rounds).step_by(ROUNDS_PER_BOT) {
+        turns_of_a_bot(victim, first).await;
+    }
+}
+
+async fn turns_of_a_bot(victim: Victim, first: usize) {
     let upstream = Upstream::start(PACE).await;
     let mut stack = Stack::start_with(&upstream.settings()).await;
     let (person, bot) = stack.with_bot("Ada").await;
     let mut seen: Vec<Value> = Vec::new();
-    for round in 0..rounds {
+    for round in first..first + ROUNDS_PER_BOT {
         let moment = MOMENTS.get(round).copied().unwrap_or(Moment::Later(spread(round, 450)));
         println!("round {round}: {victim:?} at {moment:?}");
         let text = if round % 2 == 0 { "Go on.".to_owned() } else { format!("Please {NOTE} this down.") };
@@ -125,7 +133,7 @@ async fn turns(victim: Victim, rounds: usize) {
         ended_once(&stack, &run_id).await;
         settled(&stack, &person, &bot).await;
     }
-    nothing_lost_or_doubled(&stack, &person, &bot, &seen, rounds).await;
+    nothing_lost_or_doubled(&stack, &person, &bot, &seen, ROUNDS_PER_BOT).await;
     books_are_whole(&stack, &upstream).await;
     stack.finish().await;
 }
