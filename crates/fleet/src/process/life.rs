@@ -119,15 +119,23 @@ fn handle(folder: &Folder, until: Instant) -> Option<Handle> {
     }
 }
 
-/// Living processes with the cell's mark, or of the user that is this cell's alone.
+/// Living processes with the cell's mark, and those of the cell's own user that carry no mark: what a tool of the bot
+/// started with an environment of its own. One with another mark belongs to another installation on this machine.
 fn rest(folder: &Folder) -> Vec<u32> {
-    let mark = format!("{}={}", leftovers::MARK_VARIABLE, leftovers::mark(folder.bot.as_str(), &folder.state()));
+    let mark = leftovers::mark(folder.bot.as_str(), &folder.state());
     let own_user = rustix::process::getuid().as_raw();
     let user = folder.owner().filter(|&user| user != own_user && user != 0);
-    leftovers::living()
-        .into_iter()
-        .filter(|&pid| (user.is_some() && leftovers::user(pid) == user) || leftovers::environment(pid).contains(&mark))
-        .collect()
+    let is_rest = |pid: u32| match mark_of(pid) {
+        Some(found) => found == mark,
+        None => user.is_some() && leftovers::user(pid) == user,
+    };
+    leftovers::living().into_iter().filter(|&pid| is_rest(pid)).collect()
+}
+
+fn mark_of(pid: u32) -> Option<String> {
+    let environment = leftovers::environment(pid);
+    let name = leftovers::MARK_VARIABLE;
+    environment.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
 }
 
 fn kill(pid: u32) {

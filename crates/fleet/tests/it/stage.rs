@@ -15,7 +15,7 @@ use molt_store::testing::TestDatabase;
 use tokio::sync::watch;
 
 /// Far more than any step here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a fleet may wait for a wake-up that doesn't come.
 const LOOK: Duration = Duration::from_millis(200);
 
