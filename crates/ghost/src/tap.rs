@@ -112,7 +112,7 @@ impl Tap {
                 continue;
             }
             self.finished |= contains(data, br#""finish_reason":""#) || contains(data, br#""finish_reason": ""#);
-            let said = contains(data, br#""delta""#);
+            let said = contains(data, br#""delta""#) && !contains(data, br#""delta":{}"#);
             if contains(data, br#""usage""#)
                 && let Ok(Piece { choices, usage: Some(report) }) = serde_json::from_slice::<Piece>(data)
                 && let Some(tokens) = report.tokens()

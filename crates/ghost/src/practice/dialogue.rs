@@ -142,62 +142,60 @@ fn run(folder: &Path, command: &str) -> String {
     if text.trim().is_empty() { "(no output)".to_owned() } else { text }
 }
 
+/// What somebody says, what of it must be kept, what they ask in another conversation, and what the answer must hold.
+const TOLD_AND_ASKED: &[(&str, &str, &str, &str)] = &[
+    ("remember that I like trains", "I like trains", "what do I like?", "trains"),
+    ("please keep in mind my sister's birthday is 4 May", "4 May", "When is my sister's birthday?", "4 May"),
+    ("don't forget: the wifi password is on the fridge", "fridge", "where is the wifi password written?", "fridge"),
+    (
+        "Hey Pip, would you mind making a note that my locker combination is 12-34-56?",
+        "12-34-56",
+        "What was my locker combination again?",
+        "12-34-56",
+    ),
+    (
+        "I'm allergic to shellfish, so please bear that in mind.",
+        "shellfish",
+        "Is there any food I'm allergic to?",
+        "shellfish",
+    ),
+    (
+        "Quick thing to store in your memory: the spare key is under the blue flowerpot.",
+        "blue flowerpot",
+        "Tell me where the spare key is",
+        "blue flowerpot",
+    ),
+    ("My favourite composer is Debussy.", "Debussy", "Which composer do I prefer?", "Debussy"),
+    (
+        "Can you memorize this for me: our team meets on Thursdays at ten",
+        "Thursdays",
+        "On which day does our team meet?",
+        "Thursdays",
+    ),
+    ("Never let me forget that Marta's husband is called Olek!", "Olek", "what's the name of Marta's husband", "Olek"),
+    (
+        "It's important that you know my blood type is O negative. Please remember it.",
+        "O negative",
+        "do you remember my blood type?",
+        "O negative",
+    ),
+    (
+        "for later: dentist appointment on 3 December at 15:00 — note it down",
+        "3 December",
+        "When do I have to go to the dentist?",
+        "3 December",
+    ),
+    ("Could you write down that the car needs new tyres in spring?", "tyres", "What does the car need?", "tyres"),
+    ("Please add to your memory that Lena hates coriander", "coriander", "What does Lena hate?", "coriander"),
+    ("I'd like you to remember my flight number: LH 1234", "LH 1234", "what is my flight number?", "LH 1234"),
+    ("remember, the meeting room code is 9981", "9981", "Do you know the code for the meeting room?", "9981"),
+    ("Commit to memory: grandma's phone number ends in 77", "77", "how does grandma's phone number end?", "77"),
+];
+
 #[test]
 fn what_is_told_is_written_down_and_found_again_in_another_conversation() {
     let mut wrong = Vec::new();
-    for (told, fact, question, answer) in [
-        ("remember that I like trains", "I like trains", "what do I like?", "trains"),
-        ("please keep in mind my sister's birthday is 4 May", "4 May", "When is my sister's birthday?", "4 May"),
-        ("don't forget: the wifi password is on the fridge", "fridge", "where is the wifi password written?", "fridge"),
-        (
-            "Hey Pip, would you mind making a note that my locker combination is 12-34-56?",
-            "12-34-56",
-            "What was my locker combination again?",
-            "12-34-56",
-        ),
-        (
-            "I'm allergic to shellfish, so please bear that in mind.",
-            "shellfish",
-            "Is there any food I'm allergic to?",
-            "shellfish",
-        ),
-        (
-            "Quick thing to store in your memory: the spare key is under the blue flowerpot.",
-            "blue flowerpot",
-            "Tell me where the spare key is",
-            "blue flowerpot",
-        ),
-        ("My favourite composer is Debussy.", "Debussy", "Which composer do I prefer?", "Debussy"),
-        (
-            "Can you memorize this for me: our team meets on Thursdays at ten",
-            "Thursdays",
-            "On which day does our team meet?",
-            "Thursdays",
-        ),
-        (
-            "Never let me forget that Marta's husband is called Olek!",
-            "Olek",
-            "what's the name of Marta's husband",
-            "Olek",
-        ),
-        (
-            "It's important that you know my blood type is O negative. Please remember it.",
-            "O negative",
-            "do you remember my blood type?",
-            "O negative",
-        ),
-        (
-            "for later: dentist appointment on 3 December at 15:00 — note it down",
-            "3 December",
-            "When do I have to go to the dentist?",
-            "3 December",
-        ),
-        ("Could you write down that the car needs new tyres in spring?", "tyres", "What does the car need?", "tyres"),
-        ("Please add to your memory that Lena hates coriander", "coriander", "What does Lena hate?", "coriander"),
-        ("I'd like you to remember my flight number: LH 1234", "LH 1234", "what is my flight number?", "LH 1234"),
-        ("remember, the meeting room code is 9981", "9981", "Do you know the code for the meeting room?", "9981"),
-        ("Commit to memory: grandma's phone number ends in 77", "77", "how does grandma's phone number end?", "77"),
-    ] {
+    for (told, fact, question, answer) in TOLD_AND_ASKED {
         for indexed in [true, false] {
             let mut runtime = Runtime::new();
             runtime.indexed = indexed;

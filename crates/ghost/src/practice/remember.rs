@@ -214,7 +214,7 @@ pub(super) fn meant(text: &str) -> String {
         let word = last.trim_matches(signs).to_lowercase();
         let polite = matches!(word.as_str(), "please" | "thanks" | "ok" | "okay" | "and" | "so" | "for" | "you");
         let dangling =
-            polite && (word != "for" && word != "you" || only_edges(last)) && !(word == "you" && !only_edges(text));
+            polite && (word != "for" && word != "you" || only_edges(last)) && (word != "you" || only_edges(text));
         if last.is_empty() || !dangling {
             break;
         }
