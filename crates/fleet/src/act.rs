@@ -21,7 +21,7 @@ use crate::error::FleetError;
 use crate::host::{CellSpec, Ensured};
 use crate::plan::{Stage, Step, Why};
 use crate::reconcile::Shared;
-use crate::rounds::{CellSight, Next, STABLE_AFTER, Sight};
+use crate::rounds::{CellSight, Next, Sight, failures};
 use crate::runtime::RuntimeState;
 use crate::words;
 
@@ -339,13 +339,12 @@ impl Work<'_> {
     }
 
     async fn recover(&self) -> Result<Next, FleetError> {
-        let stable = self.bot.seen.running_since.is_some_and(|since| since + STABLE_AFTER <= self.now);
         let seen = Seen {
             observed: Observed::Starting,
             phase: "recovering".to_owned(),
             reason: Some(words::recovering(&self.bot.settings.bot_name)),
             running_since: None,
-            attempts: if stable { 0 } else { self.bot.seen.attempts },
+            attempts: failures(&self.bot.seen, self.now),
             ..self.bot.seen.clone()
         };
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
@@ -357,7 +356,7 @@ impl Work<'_> {
 
     async fn retry(&self, why: Why, told: Option<String>) -> Result<Next, FleetError> {
         self.shared.host.stop(&self.bot.id, false).await?;
-        let attempts = self.bot.seen.attempts + 1;
+        let attempts = failures(&self.bot.seen, self.now) + 1;
         let reason = words::trying_again(why, &self.bot.settings.bot_name);
         let seen = self.failed(Observed::Starting, "waiting", reason, why, told);
         let Some(mut system) = self.seen(&Seen { attempts, ..seen }).await? else { return Ok(Next::Gone) };

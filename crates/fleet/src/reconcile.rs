@@ -157,7 +157,7 @@ impl Fleet {
             workers.spawn(shared.clone().drive(lease));
         }
         counts.asked = self.ask_running();
-        let _in_round = InRound::enter(&shared.in_round);
+        let in_round = InRound::enter(&shared.in_round);
         let round = tokio::time::sleep(ROUND_WAIT);
         tokio::pin!(round);
         loop {
@@ -170,6 +170,8 @@ impl Fleet {
             }
         }
         drop(workers);
+        // What workers finish from here on wakes the loop, so that the timer can't miss it.
+        drop(in_round);
         self.set_timer().await;
         Ok(counts)
     }

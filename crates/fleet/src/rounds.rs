@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use molt_bot::{CellAddress, CellHealth, Client};
 use molt_model::{Intent, Observed, Time};
-use molt_store::fleet::{FleetBot, Lease, gateway_token_binding};
+use molt_store::fleet::{FleetBot, Lease, Seen, gateway_token_binding};
 use secrecy::SecretString;
 
 use crate::error::FleetError;
@@ -21,7 +21,7 @@ const STEPS_MAX: usize = 24;
 /// A worker that has been busy for so long goes to the end of the queue after its step.
 const TURN: Duration = Duration::from_secs(30);
 /// A run this long ends the count of failures.
-pub(crate) const STABLE_AFTER: TimeDelta = TimeDelta::minutes(2);
+const STABLE_AFTER: TimeDelta = TimeDelta::minutes(2);
 /// After an error that isn't the bot's (the database, the host's disk).
 const ERROR_PAUSE: TimeDelta = TimeDelta::seconds(3);
 /// How often a bot looks whether the runtime can be had again.
@@ -149,6 +149,16 @@ impl Shared {
     }
 }
 
+/// Whether the bot runs for long enough that what happens next is a new story.
+fn is_stable(seen: &Seen, now: Time) -> bool {
+    seen.running_since.is_some_and(|since| since + STABLE_AFTER <= now)
+}
+
+/// Failures since the bot last ran for a while.
+pub(crate) fn failures(seen: &Seen, now: Time) -> i32 {
+    if is_stable(seen, now) { 0 } else { seen.attempts }
+}
+
 fn facts(bot: &FleetBot, sight: &Sight) -> Facts {
     let seen = &bot.seen;
     let cell = match &sight.cell {
@@ -173,8 +183,8 @@ fn facts(bot: &FleetBot, sight: &Sight) -> Facts {
         cell,
         runtime: sight.runtime.fact(),
         step: bot.step.as_ref().and_then(|step| Some((Stage::parse(&step.name)?, step.deadline_at))),
-        attempts: seen.attempts,
-        stable: seen.running_since.is_some_and(|since| since + STABLE_AFTER <= sight.now),
+        attempts: failures(seen, sight.now),
+        stable: is_stable(seen, sight.now),
         now: sight.now,
     }
 }
