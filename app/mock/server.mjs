@@ -70,6 +70,14 @@ const knobs = {
   hold: (value) => (world.hold = value === 'on'),
   fail: () => ((world.bots[0].applied_revision = 0), start(world.bots[0], 1)),
   start: () => start(world.bots[0]),
+  fill: (turns) => {
+    for (let turn = 1; turn <= Number(turns); turn += 1) {
+      const base = { run_id: `old${turn}`, conversation: 'main', at: new Date(Date.now() - (Number(turns) - turn) * 3_600_000).toISOString() };
+      finished({ ...base, type: 'message', role: 'user', message_id: 'u', content: `Question ${turn}`, done: true });
+      finished({ ...base, type: 'message', role: 'assistant', message_id: 'm', content: `Answer ${turn}. ${'Some more words. '.repeat(turn % 17)}`, done: true });
+      finished({ ...base, type: 'run', phase: 'finished' });
+    }
+  },
   status: (value) => (Object.assign(world.bots[0], { status: value, reason: value === 'stopped' ? 'The plan ended on 20 November. Start it again to go on.' : null }), event('bot.changed', world.bots[0])),
   revise: () => (world.bots[0].revision += 1, (world.bots[0].settings = { ...world.bots[0].settings, bot_name: 'Max' })),
 };

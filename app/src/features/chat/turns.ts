@@ -85,7 +85,7 @@ function turnOf(run: Run): Turn {
   const ended = endOf(run);
   const state = ended?.state ?? 'running';
   const turn: Turn = {
-    key: run.id,
+    key: (question?.type === 'message' ? question.id : undefined) ?? run.id,
     runId: run.id,
     at: question?.at ?? first?.at ?? '',
     question: question?.type === 'message' ? (question.content ?? '') : null,

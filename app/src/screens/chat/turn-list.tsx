@@ -1,6 +1,6 @@
 // The conversation: grows at the bottom, reads back at the top, and never moves under somebody who is reading.
 
-import { useCallback, useEffect, useRef, useState } from 'react';
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from 'react';
 import { ScrollView, View, type NativeScrollEvent, type NativeSyntheticEvent } from 'react-native';
 import { dayWord, isSameDay } from '@/features/chat/days';
 import type { Turn } from '@/features/chat/turns';
@@ -16,30 +16,38 @@ const NEAR_START_PX = 400;
 
 export function TurnList({ turns, more, onEarlier, actions, botName }: { turns: readonly Turn[]; more: boolean; onEarlier: () => void; actions: TurnActions; botName: string }) {
   const view = useRef<ScrollView>(null);
-  const at = useRef({ y: 0, height: 0, atEnd: true, firstKey: '' });
+  const at = useRef({ height: 0, atEnd: true, firstKey: '' });
   const [away, setAway] = useState(false);
   const justSent = turns.findLast((turn) => turn.outgoing)?.key;
-  const toEnd = useCallback((animated: boolean) => view.current?.scrollToEnd({ animated }), []);
+  const toEnd = useCallback(() => view.current?.scrollToEnd({ animated: false }), []);
+  const firstKey = turns[0]?.key ?? '';
+
+  // Earlier turns came in above: what is being read stays where it is, before the eye sees it move.
+  useLayoutEffect(() => {
+    const page = at.current;
+    const node = view.current?.getScrollableNode() as HTMLElement | null | undefined;
+    const grew = page.firstKey !== '' && page.firstKey !== firstKey && !page.atEnd;
+    page.firstKey = firstKey;
+    if (typeof node?.scrollHeight !== 'number') return;
+    if (grew) node.scrollTop += node.scrollHeight - page.height;
+    page.height = node.scrollHeight;
+  }, [firstKey]);
 
   useEffect(() => {
     if (!justSent) return;
     at.current.atEnd = true;
-    toEnd(false);
+    toEnd();
   }, [justSent, toEnd]);
 
   const onScroll = ({ nativeEvent: { contentOffset, contentSize, layoutMeasurement } }: NativeSyntheticEvent<NativeScrollEvent>) => {
     const atEnd = contentSize.height - contentOffset.y - layoutMeasurement.height < AT_END_PX;
-    Object.assign(at.current, { y: contentOffset.y, atEnd });
+    at.current.atEnd = atEnd;
     if (atEnd === away) setAway(!atEnd);
     if (more && contentOffset.y < NEAR_START_PX) onEarlier();
   };
   const onContentSize = (_width: number, height: number) => {
-    const grown = height - at.current.height;
-    const firstKey = turns[0]?.key ?? '';
-    const prepended = at.current.firstKey !== '' && at.current.firstKey !== firstKey;
-    if (at.current.atEnd) toEnd(false);
-    else if (prepended) view.current?.scrollTo({ y: at.current.y + grown, animated: false });
-    Object.assign(at.current, { height, firstKey });
+    at.current.height = height;
+    if (at.current.atEnd) toEnd();
   };
 
   return (
@@ -57,7 +65,7 @@ export function TurnList({ turns, more, onEarlier, actions, botName }: { turns: 
       </ScrollView>
       {away ? (
         <View className="absolute inset-x-0 bottom-3 items-center" pointerEvents="box-none">
-          <Button small kind="quiet" icon="down" label="Latest" hint="Jump to the latest message" onPress={() => toEnd(true)} testID="chat-jump-latest" />
+          <Button small kind="quiet" icon="down" label="Latest" hint="Jump to the latest message" onPress={toEnd} testID="chat-jump-latest" />
         </View>
       ) : null}
     </View>
