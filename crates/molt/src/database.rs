@@ -8,7 +8,7 @@ use molt_store::local::{Binaries, Cluster, LocalError, MAJOR_MIN, Purpose, erase
 use molt_store::{SealKey, Store};
 use secrecy::SecretString;
 
-use crate::config::Config;
+use crate::config::{Config, environment};
 use crate::data::DataDir;
 use crate::install;
 use crate::screen::Screen;
@@ -88,9 +88,9 @@ impl Database {
 }
 
 /// Programs of this machine, and those fetched before.
-fn candidates(data: &DataDir) -> Vec<Binaries> {
+pub fn candidates(data: &DataDir) -> Vec<Binaries> {
     let fetched = install::POSTGRES.installed(&data.packages()).map(|folder| install::postgres_programs(&folder));
-    Binaries::find(&fetched.into_iter().collect::<Vec<_>>())
+    Binaries::find(&fetched.into_iter().collect::<Vec<_>>(), &environment("PATH").unwrap_or_default())
 }
 
 async fn fetch_and_start(data: &DataDir, why: LocalError, screen: &Screen) -> anyhow::Result<Cluster> {

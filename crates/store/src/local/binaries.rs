@@ -29,11 +29,11 @@ impl Binaries {
         Some(Self { folder, major })
     }
 
-    /// Everything usual on this machine, newest first; `also` is looked into as well.
+    /// Everything usual on this machine, newest first; `also` and the folders of `path` are looked into as well.
     #[must_use]
-    pub fn find(also: &[PathBuf]) -> Vec<Self> {
+    pub fn find(also: &[PathBuf], path: &str) -> Vec<Self> {
         let mut folders: Vec<PathBuf> = also.to_vec();
-        folders.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
+        folders.extend(std::env::split_paths(path));
         for (parent, inner) in [
             ("/usr/lib/postgresql", "bin"),
             ("/usr/local/lib/postgresql", "bin"),

@@ -59,7 +59,9 @@ async fn start(folder: &Path, also: &[PathBuf]) -> anyhow::Result<SecretString> 
     if let Some(cluster) = Cluster::running(folder).await {
         return Ok(cluster.maintenance_url());
     }
-    let cluster = Cluster::start(&Binaries::find(also), folder, Purpose::Test).await?;
+    let cluster =
+        Cluster::start(&Binaries::find(also, &std::env::var("PATH").unwrap_or_default()), folder, Purpose::Test)
+            .await?;
     Command::new("sh")
         .args(["-c", WATCHDOG, "sh"])
         .arg(&lease)
