@@ -6,8 +6,6 @@
 //! `speak` puts the answer on the wire, `embed` makes vectors for memory search.
 
 mod act;
-#[cfg(test)]
-mod dialogue;
 mod embed;
 mod files;
 mod hands;
@@ -17,6 +15,8 @@ mod recall;
 mod remember;
 mod speak;
 mod talk;
+#[cfg(test)]
+mod tests;
 mod tools;
 mod understand;
 mod words;

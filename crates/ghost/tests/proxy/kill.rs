@@ -69,24 +69,8 @@ async fn killed_at_any_moment_the_books_lose_nothing_and_count_nothing_twice() {
     for round in 0..ROUNDS {
         let mut child = start(&folder, database.url.expose_secret(), &provider.address.to_string());
         let base = address(&folder).await;
-        let callers: Vec<_> = (0..CALLS_AT_ONCE)
-            .map(|caller| {
-                let (base, key) = (base.clone(), key.clone());
-                tokio::spawn(async move {
-                    let mut whole = Vec::new();
-                    let models = ["up/ok", "up/slow", "up/nousage", "practice/practice-1"];
-                    for call in 0.. {
-                        let body = chat_body(models[(caller + call) % models.len()], &json!({ "stream": true }));
-                        let Some(answer) = send(&base, &key, Call::post("/v1/chat/completions", body)).await else {
-                            break;
-                        };
-                        assert!(answer.status == 200 || answer.status == 429, "{answer:?}");
-                        whole.extend(answer.request_id.filter(|_| answer.text.contains("[DONE]")));
-                    }
-                    whole
-                })
-            })
-            .collect();
+        let callers: Vec<_> =
+            (0..CALLS_AT_ONCE).map(|caller| tokio::spawn(call_on(base.clone(), key.clone(), caller))).collect();
         tokio::time::sleep(Duration::from_millis(350 + 170 * round as u64)).await;
         child.kill().unwrap();
         child.wait().unwrap();
@@ -112,8 +96,27 @@ async fn killed_at_any_moment_the_books_lose_nothing_and_count_nothing_twice() {
     child.wait().unwrap();
     assert!(folder_is_done(), "the journal is in the books");
 
+    compare(&database, &provider, &known).await;
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Calls until the proxy is gone. The ids of the answers that came whole.
+async fn call_on(base: String, key: String, caller: usize) -> Vec<String> {
+    let mut whole = Vec::new();
+    let models = ["up/ok", "up/slow", "up/nousage", "practice/practice-1"];
+    for call in 0.. {
+        let body = chat_body(models[(caller + call) % models.len()], &json!({ "stream": true }));
+        let Some(answer) = send(&base, &key, Call::post("/v1/chat/completions", body)).await else { break };
+        assert!(answer.status == 200 || answer.status == 429, "{answer:?}");
+        whole.extend(answer.request_id.filter(|_| answer.text.contains("[DONE]")));
+    }
+    whole
+}
+
+/// The books against what the callers got and what the provider served.
+async fn compare(database: &molt_store::testing::TestDatabase, provider: &Upstream, known: &[String]) {
     assert!(known.len() > ROUNDS, "too few calls to prove anything: {}", known.len());
-    for id in &known {
+    for id in known {
         let sql = format!("select coalesce(estimate, 'exact') from molt.usage_logs where id = '{id}'");
         let row = database.text(&sql).await.unwrap_or_else(|| panic!("{id} is lost"));
         assert!(row == "exact" || row == "not_reported", "{id} was answered in full, yet booked as {row}");
@@ -131,5 +134,4 @@ async fn killed_at_any_moment_the_books_lose_nothing_and_count_nothing_twice() {
     assert_eq!(database.count(twice).await, 0, "the provider counts each call with a number of its own");
     let cut = database.count("select count(*) from molt.usage_logs where estimate = 'proxy_restarted'").await;
     println!("{rows} rows, {} whole answers, {cut} cut by a kill", known.len());
-    std::fs::remove_dir_all(&folder).unwrap();
 }
