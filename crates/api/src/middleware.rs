@@ -33,14 +33,13 @@ const CONTENT_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inlin
 
 /// Puts limits and headers around a router whose routes are complete.
 pub(crate) fn around(router: Router<ApiState>, state: &ApiState) -> Router<ApiState> {
-    router
+    let limited = router
         .fallback(not_found)
         .layer(from_fn(finish))
         .layer(from_fn(refuse_large))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(cors(state))
-        .layer(CompressionLayer::new())
-        .layer(from_fn_with_state(state.clone(), headers))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+    let shared = if state.config.origins.is_empty() { limited } else { limited.layer(cors(state)) };
+    shared.layer(CompressionLayer::new()).layer(from_fn_with_state(state.clone(), headers))
 }
 
 async fn not_found() -> Problem {
@@ -92,7 +91,7 @@ async fn headers(State(_): State<ApiState>, request: Request, next: Next) -> Res
     response
 }
 
-/// None by default, because the app is of the same origin; the origins that the operator named otherwise.
+/// For the origins that the operator named. Without any there is no such layer: the app is of the same origin.
 fn cors(state: &ApiState) -> CorsLayer {
     let origins = state.config.origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     CorsLayer::new()

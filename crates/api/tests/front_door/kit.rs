@@ -79,13 +79,19 @@ pub(crate) async fn door() -> Door {
 }
 
 pub(crate) async fn door_with(signup: SignUp) -> Door {
+    door_for(signup, &[]).await
+}
+
+/// A door that pages of other origins may use too.
+pub(crate) async fn door_for(signup: SignUp, origins: &[&str]) -> Door {
     let database = database().await;
     let clock = MovedClock::default();
     let store = database.store.clone();
     let config = molt_identity::Config { signup, https: false, public_url: ADDRESS.to_owned() };
     let local = Arc::new(Local::new(config, store.clone(), Arc::new(clock.clone())));
     let payments = Arc::new(LocalPayments::new(ADDRESS.to_owned()));
-    let config = Config::new(ADDRESS.parse().unwrap());
+    let mut config = Config::new(ADDRESS.parse().unwrap());
+    config.origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
     assert!(config.validate().is_empty());
     let state = ApiState::local(store.clone(), Arc::new(clock.clone()), Arc::new(catalog()), local, payments, config);
     let router = molt_api::router(state);

@@ -2,7 +2,9 @@
 
 use http::StatusCode;
 
-use crate::kit::door;
+use molt_identity::SignUp;
+
+use crate::kit::{door, door_for};
 
 #[tokio::test]
 async fn pages_and_files_are_served_with_care() {
@@ -66,4 +68,27 @@ async fn health_says_what_is_missing() {
         door.post("/api/auth/login", "", serde_json::json!({ "email": "a@example.com", "password": "x" })).await;
     answer.problem(503, "unavailable");
     assert_eq!(answer.headers["retry-after"], "2");
+}
+
+#[tokio::test]
+async fn only_named_origins_read_our_answers() {
+    let door = door_for(SignUp::Open, &["https://app.example"]).await;
+    let ask = |method: &'static str, origin: &'static str| {
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "if-match"),
+        ];
+        let door = &door;
+        async move { door.call_with(method, "/api/client-config", "", None, &headers).await }
+    };
+    for (origin, allowed) in [("https://app.example", true), ("https://evil.example", false)] {
+        for method in ["OPTIONS", "GET"] {
+            let answer = ask(method, origin).await;
+            let header = answer.headers.get("access-control-allow-origin").map(|value| value.to_str().unwrap());
+            assert_eq!(header, allowed.then_some(origin), "{method}");
+        }
+    }
+    let preflight = ask("OPTIONS", "https://app.example").await;
+    assert!(preflight.headers["access-control-allow-headers"].to_str().unwrap().contains("if-match"));
 }
