@@ -106,7 +106,7 @@ pub fn render(inputs: &RenderInputs) -> Value {
         "browser": { "enabled": false },
         "update": { "checkOnStart": false },
         "cron": { "enabled": false },
-        // What a person writes is for the assistant: "/restart" or "/model" is text like any other.
+        // Chat of the platform isn't covered by this; the cell asks for plain text with every message.
         "commands": { "text": false, "native": false, "restart": false },
         // Not in /tmp, where several runtimes of one machine would share a file.
         "logging": { "file": "${OPENCLAW_STATE_DIR}/logs/gateway.log", "level": "warn", "maxFileBytes": 4_194_304 },

@@ -141,8 +141,10 @@ impl Turns {
             run.asking = true;
             run.heard(Instant::now());
             self.traces.open(run.run_id);
+            // What a person writes is for the assistant: "/model" or "/think" is text like any other.
             let params = json!({
                 "sessionKey": run.session_key(), "message": run.text, "idempotencyKey": run.run_id.to_string(),
+                "suppressCommandInterpretation": true,
             });
             let (run_id, outcomes, gateway) = (run.run_id, self.outcomes.clone(), gateway.clone());
             tokio::spawn(async move {
