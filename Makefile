@@ -16,12 +16,13 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: dev
-dev: app build ## the whole product on this machine: http://127.0.0.1:8787 (ARGS=… for options)
+dev: ## the whole product on this machine: http://127.0.0.1:8787 (ARGS=… for options)
+	@$(MAKE) --no-print-directory --jobs=2 app build
 	@exec target/debug/molt dev $(ARGS)
 
 .PHONY: build
 build:
-	@cargo build --quiet --package molt --package molt-cell --bin molt --bin molt-cell
+	@cargo build --package molt --package molt-cell --bin molt --bin molt-cell
 
 .PHONY: app
 app: app/dist/index.html
@@ -33,7 +34,7 @@ app/dist/index.html: app/node_modules/.installed $(APP_SOURCES)
 
 app/node_modules/.installed: app/package-lock.json
 	@echo "  Installing what the app is built with"
-	@cd app && $(NPM_CI) && touch node_modules/.installed
+	@cd app && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
 .PHONY: test
 test: fmt-check lint test-rust test-app test-journey ## everything that must be green before a push
@@ -76,7 +77,7 @@ test-journey: app build e2e/node_modules/.installed
 	cd e2e && node journey.mjs
 
 e2e/node_modules/.installed: e2e/package-lock.json
-	@cd e2e && $(NPM_CI) && touch node_modules/.installed
+	@cd e2e && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
 .PHONY: prove
 prove: app ## the long proofs, whole: every kill at every moment (half an hour)
