@@ -54,7 +54,7 @@ function Fold({ icon, title, note, testID, busy, bad, children }: { icon: IconNa
   const [open, setOpen] = useState(false);
   return (
     <View className={`max-w-full rounded-xl border bg-surface ${open ? '' : 'self-start'} ${bad ? 'border-bad' : 'border-line'}`}>
-      <Pressable testID={testID} role="button" aria-expanded={open} aria-label={title} onPress={() => setOpen(!open)} className="min-h-10 flex-row items-center gap-2 rounded-xl px-3 py-2 hover:bg-sunken">
+      <Pressable testID={testID} role="button" aria-expanded={open} aria-label={note ? `${title} ${note}` : title} onPress={() => setOpen(!open)} className="min-h-10 flex-row items-center gap-2 rounded-xl px-3 py-2 hover:bg-sunken">
         {busy ? <Spinner /> : <Icon name={icon} size={16} color={bad ? 'bad' : 'muted'} />}
         <Text size="sm" tone={bad ? 'bad' : 'muted'} className="shrink" numberOfLines={1}>
           {title}
