@@ -1,3 +1,6 @@
+//! The plan as tables: every pair of what is wanted and what was seen, and what else decides.
+//! Never: a world; `tests/it` has one.
+
 use super::*;
 
 const NOW: &str = "2026-11-22T12:00:00Z";
@@ -79,14 +82,19 @@ fn every_pair() {
     assert_eq!(plan(&worn_out), Some(GiveUp(Why::RuntimeFails)));
 }
 
+fn running(observed: Observed, cell: CellFact) -> Facts {
+    facts(Intent::Running, observed, cell)
+}
+
+fn step(stage: Stage, second: i64) -> Option<(Stage, Time)> {
+    Some((stage, at(second)))
+}
+
 #[test]
-fn what_else_decides() {
+fn what_decides_about_a_start() {
     use Observed as O;
-    let running = |observed, cell| facts(Intent::Running, observed, cell);
     let ready = says(Phase::Ready);
-    let stale = CellFact::Says { phase: Phase::Ready, applied: Some(1), outdated: false };
     let outdated = CellFact::Says { phase: Phase::Booting, applied: None, outdated: true };
-    let step = |stage, second| Some((stage, at(second)));
     let table = [
         ("restart asked", Facts { generation: 4, ..running(O::Running, ready) }, Some(Step::Stop)),
         (
@@ -130,6 +138,18 @@ fn what_else_decides() {
             Facts { failed_on_runtime: true, ..running(O::Failed, CellFact::Absent) },
             Some(Step::Reserve),
         ),
+    ];
+    for (name, facts, step) in table {
+        assert_eq!(plan(&facts), step, "{name}");
+    }
+}
+
+#[test]
+fn what_decides_about_a_cell() {
+    use Observed as O;
+    let ready = says(Phase::Ready);
+    let stale = CellFact::Says { phase: Phase::Ready, applied: Some(1), outdated: false };
+    let table = [
         (
             "died while booting",
             Facts { step: step(Stage::Booting, 9), ..running(O::Starting, CellFact::Absent) },

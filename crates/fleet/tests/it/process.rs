@@ -322,7 +322,7 @@ async fn the_death_of_the_starter_is_not_the_cells() {
     let mut cells = Vec::new();
     for _ in 0..3 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "process::another_program_that_starts_a_cell", "--ignored", "--nocapture"])
+            .args(["--exact", "process::another_program_that_starts_a_cell", "--nocapture"])
             .env(CHILD_VARIABLE, format!("{} {bot}", house.stage.folder.display()))
             .stdout(Stdio::null())
             .spawn()
@@ -348,10 +348,10 @@ async fn the_death_of_the_starter_is_not_the_cells() {
     house.clear().await;
 }
 
+/// The other program of the story above; without being told what to start there is nothing to it.
 #[tokio::test]
-#[ignore = "the other program of the test above"]
 async fn another_program_that_starts_a_cell() {
-    let told = std::env::var(CHILD_VARIABLE).unwrap();
+    let Ok(told) = std::env::var(CHILD_VARIABLE) else { return };
     let (folder, bot) = told.split_once(' ').unwrap();
     let config = Config {
         data_dir: folder.into(),
