@@ -40,6 +40,11 @@ pub enum ProxyAddress {
 pub struct InvalidEnvironment(Vec<String>);
 
 impl Environment {
+    /// Reads this process's own variables.
+    pub fn of_this_process() -> Result<Self, InvalidEnvironment> {
+        Self::read(|name| std::env::var(name).ok())
+    }
+
     /// Reads every variable through `get` and reports all faults at once.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidEnvironment> {
         let mut faults = Vec::new();

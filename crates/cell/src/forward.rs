@@ -103,7 +103,9 @@ impl Forwarder {
             hyper::client::conn::http1::handshake(TokioIo::new(connection)).await.context("start with the proxy")?;
         tokio::spawn(driver);
         let mut response = sender.send_request(request).await.context("ask the proxy")?;
-        if let Some(trace) = trace.filter(|_| response.status().is_success()) {
+        // The proxy's own notices (a cap is reached) are no provider's answer, and no usage follows them.
+        let metered = response.status().is_success() && !response.headers().contains_key("x-molt-unmetered");
+        if let Some(trace) = trace.filter(|_| metered) {
             self.traces.count(&trace);
         }
         for name in [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("transfer-encoding")] {

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         eprintln!("molt-cell: {error:#}");
         return ExitCode::FAILURE;
     }
-    let environment = match Environment::read(|name| std::env::var(name).ok()) {
+    let environment = match Environment::of_this_process() {
         Ok(environment) => environment,
         Err(error) => {
             eprintln!("molt-cell: {error}");

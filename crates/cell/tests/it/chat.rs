@@ -155,3 +155,17 @@ async fn a_reader_that_comes_back_gets_what_it_missed_and_nothing_twice() {
     rig.check_runs();
     assert_eq!(rig.said(second)[0].split(' ').count(), 30);
 }
+
+#[tokio::test]
+async fn a_model_call_waits_for_a_platform_that_restarts() {
+    let mut rig = Rig::ready().await;
+    rig.stop_proxy().await;
+    let mut line = rig.open().await;
+    let run = rig.send(&mut line, "main", "WORDS 2").await;
+    rig.hear(&mut line, |frames| !frames.is_empty()).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    rig.start_proxy().await;
+    assert_eq!(rig.hear_end(&mut line, run).await, RunPhase::Finished);
+    assert_eq!(rig.model.calls().iter().filter(|call| call.chat).count(), 1, "it was sent once");
+    rig.check_runs();
+}

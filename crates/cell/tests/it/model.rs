@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 /// One call as it arrived.
 #[derive(Clone, Debug)]
@@ -29,14 +30,12 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) async fn start(listener: TcpListener) -> Self {
-        let model = Self::default();
+    pub(crate) fn serve(&self, listener: TcpListener) -> JoinHandle<()> {
         let router = Router::new()
             .route("/v1/chat/completions", post(complete))
             .route("/v1/embeddings", post(embed))
-            .with_state(model.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        model
+            .with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() })
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {

@@ -16,6 +16,7 @@ use molt_model::id::{BotId, ConversationId, RunId};
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::model::Model;
 
@@ -27,6 +28,7 @@ pub(crate) struct Rig {
     pub(crate) folder: PathBuf,
     pub(crate) model: Model,
     pub(crate) proxy_port: u16,
+    proxy: JoinHandle<()>,
     pub(crate) client: Client,
     cell: Option<Child>,
     /// Everything the platform ever heard, in order, deltas too.
@@ -91,9 +93,22 @@ impl Rig {
         std::fs::create_dir_all(&folder).unwrap();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let proxy_port = listener.local_addr().unwrap().port();
-        let model = Model::start(listener).await;
+        let model = Model::default();
+        let proxy = model.serve(listener);
         let client = Client::new(CellAddress::Unix(folder.join("in/cell.sock")), SecretString::from(TOKEN));
-        Self { bot, folder, model, proxy_port, client, cell: None, heard: Vec::new(), last_seq: 0 }
+        Self { bot, folder, model, proxy_port, client, proxy, cell: None, heard: Vec::new(), last_seq: 0 }
+    }
+
+    /// The platform goes down: nobody listens where model calls go.
+    pub(crate) async fn stop_proxy(&mut self) {
+        self.proxy.abort();
+        (&mut self.proxy).await.ok();
+    }
+
+    /// The platform is back at the same place.
+    pub(crate) async fn start_proxy(&mut self) {
+        let listener = TcpListener::bind(("127.0.0.1", self.proxy_port)).await.unwrap();
+        self.proxy = self.model.serve(listener);
     }
 
     pub(crate) fn command(&self) -> Command {

@@ -61,21 +61,22 @@ pub(crate) async fn serve(surroundings: Surroundings) -> Result<(), StartError> 
         .route("/readyz", get(|| async { "ok" }))
         .route("/", any(upgrade))
         .with_state(gateway.clone());
+    // Read before anybody can start a run of their own.
+    let interrupted = Session::all(&gateway.surroundings.state);
+    let interrupted = interrupted.into_iter().filter(|session| session.running.is_some()).collect();
     let listener = TcpListener::bind(address).await.map_err(StartError::Listen)?;
-    tokio::spawn(resume(gateway));
+    tokio::spawn(resume(gateway, interrupted));
     axum::serve(listener, router).await.map_err(StartError::Listen)
 }
 
 /// The real one takes up interrupted runs by itself, under new names, shortly after it is ready.
-async fn resume(gateway: Gateway) {
+async fn resume(gateway: Gateway, interrupted: Vec<Session>) {
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    for mut session in Session::all(&gateway.surroundings.state) {
-        if session.running.is_some() {
-            let run = uuid::Uuid::new_v4().to_string();
-            session.push_user(&run, RECOVERY);
-            let trace = uuid::Uuid::new_v4().simple().to_string();
-            gateway.begin(session, &run, trace);
-        }
+    for mut session in interrupted {
+        let run = uuid::Uuid::new_v4().to_string();
+        session.push_user(&run, RECOVERY);
+        let trace = uuid::Uuid::new_v4().simple().to_string();
+        gateway.begin(session, &run, trace);
     }
 }
 
