@@ -52,7 +52,9 @@ export async function openBrowser(pictures) {
     await context.close();
     rmSync(profile, { recursive: true, force: true });
   };
-  return { page, faults, close, pictures: (name) => takePictures(page, pictures, name) };
+  // Of a moment that doesn't wait.
+  const picture = (name) => page.screenshot({ path: join(pictures, `${name}-desk-light.png`) });
+  return { page, faults, close, picture, pictures: (name) => takePictures(page, pictures, name) };
 }
 
 // A connection that breaks is told on the console by the browser itself; the journey breaks one on purpose. The first look

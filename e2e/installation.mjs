@@ -71,8 +71,9 @@ export class Installation {
         return "";
       }
     };
+    const ours = ancestors(read);
     return readdirSync("/proc")
-      .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+      .filter((name) => /^\d+$/.test(name) && !ours.has(name))
       .map((name) => ({ pid: Number(name), command: read(name, "cmdline").replaceAll("\0", " ").trim(), environment: read(name, "environ") }))
       .filter(({ command, environment }) => command !== "" && (command.includes(this.dataDir) || environment.includes(this.dataDir)))
       .map(({ pid, command }) => ({ pid, command }));
@@ -101,6 +102,16 @@ export class Installation {
       .filter((path) => path.endsWith(".md") && !path.includes("node_modules"))
       .some((path) => readFileSync(join(bots, path), "utf8").includes(words));
   }
+}
+
+// This process and those that started it: their command lines may name the folder too.
+function ancestors(read) {
+  const found = new Set();
+  for (let pid = String(process.pid); pid && pid !== "0" && !found.has(pid); ) {
+    found.add(pid);
+    pid = /^PPid:\s*(\d+)/m.exec(read(pid, "status"))?.[1];
+  }
+  return found;
 }
 
 function end(pid) {

@@ -5,6 +5,7 @@
 //   node journey.mjs [--molt <program>] [--data-dir <folder>] [--pictures <folder>]
 
 import assert from "node:assert/strict";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 
@@ -18,11 +19,16 @@ const TURN_MAX_MS = 90_000;
 // From kill -9 of the cell to a turn that has ended: the runtime starts again in between.
 const RECOVERY_MAX_MS = 120_000;
 
+// The practice model says first what it understood, word by word, so this takes a while to answer.
+const LONG =
+  "Please comment on this plan of mine, sentence by sentence. " +
+  "On Monday we walk along the river from the bridge to the lighthouse, with a stop for custard tarts. ".repeat(4);
+
 const here = import.meta.dirname;
 const { values: options } = parseArgs({
   options: {
     molt: { type: "string", default: join(here, "../target/debug/molt") },
-    "data-dir": { type: "string", default: join(here, "../target/e2e/data") },
+    "data-dir": { type: "string", default: join(tmpdir(), "molt-e2e", "data") },
     pictures: { type: "string", default: join(here, "screenshots") },
   },
 });
@@ -159,14 +165,20 @@ async function rememberAndRecall() {
 
 async function stopAnAnswer() {
   const before = await by("turn").count();
-  await say("Please tell me at length everything that you can help me with.");
-  await by("message-streaming").last().waitFor({ timeout: TURN_MAX_MS });
-  await browser.pictures("14-streaming");
+  await say(LONG);
+  await streaming();
+  await browser.picture("14-streaming");
   await by("composer-stop").click();
   const { state } = await ended(before, ["aborted", "finished"], TURN_MAX_MS);
   figures.stopped = state;
   assert.equal(state, "aborted", "the answer stops when told to");
   await by("turn-stopped").last().waitFor();
+}
+
+// Looks at every frame the browser draws, since an answer can be short.
+async function streaming() {
+  const shown = () => document.querySelector('[data-testid="message-streaming"]') !== null;
+  await page.waitForFunction(shown, null, { polling: "raf", timeout: TURN_MAX_MS });
 }
 
 async function reloadKeepsEverything() {
@@ -183,8 +195,8 @@ async function pageWords() {
 
 async function pullThePlug() {
   const before = await by("turn").count();
-  await say("Describe step by step and in detail how you would plan a week in Porto.");
-  await by("message-streaming").last().waitFor({ timeout: TURN_MAX_MS });
+  await say(LONG);
+  await streaming();
   installation.killCell();
   await page.waitForTimeout(1_000);
   await browser.pictures("15-cell-killed");
