@@ -5,12 +5,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use molt_store::SealKey;
-use secrecy::SecretString;
+use rustix::fs::FlockOperation;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::Config;
+
+/// A process that is just ending, or a child that has not become its program yet, holds the lock a moment longer.
+const HELD_MAX: Duration = Duration::from_millis(600);
+const HELD_POLL: Duration = Duration::from_millis(20);
 
 /// The folder's layout. Cells, runtime and Postgres run as accounts of their own, which may pass but not look around.
 #[derive(Debug)]
@@ -36,9 +42,14 @@ impl DataDir {
             fs::set_permissions(&root, fs::Permissions::from_mode(mode))?;
         }
         let path = root.join("lock");
-        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
-        let file = file.as_mut().map_err(|error| anyhow::anyhow!("{}: {error}", cannot("write into", &root)))?;
-        if rustix::fs::flock(&mut *file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
+        let mut file = opened.with_context(|| cannot("write into", &root))?;
+        let begun = Instant::now();
+        let held = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
+        while held() && begun.elapsed() < HELD_MAX {
+            std::thread::sleep(HELD_POLL);
+        }
+        if held() {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder);
             bail!(
@@ -49,7 +60,7 @@ impl DataDir {
         }
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
-        Ok(Self { root, _lock: Some(file.try_clone()?) })
+        Ok(Self { root, _lock: Some(file) })
     }
 
     #[must_use]
@@ -73,29 +84,41 @@ impl DataDir {
         self.root.join("bin")
     }
 
+    fn seal_key_path(&self) -> PathBuf {
+        self.root.join("seal.key")
+    }
+
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.root.join("molt.log")
     }
 
-    /// The key from the settings, else the one of this folder, made on the first call.
+    /// The key from the settings, else the one of this folder.
     pub fn seal_key(&self, config: &Config) -> anyhow::Result<SealKey> {
         if let Some(key) = &config.seal_key {
             return Ok(SealKey::from_hex(key)?);
         }
-        let path = self.root.join("seal.key");
+        let path = self.seal_key_path();
         let text = match fs::read_to_string(&path) {
             Ok(text) => SecretString::from(text),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                use secrecy::ExposeSecret;
-                let key = SealKey::generate_hex();
-                write_secret(&path, key.expose_secret()).with_context(|| cannot("write", &path))?;
-                key
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+                "the key that seals secrets is missing: set MOLT_SEAL_KEY or seal_key_file to the installation's one key, \
+                 the same for all its processes ({} is not there)",
+                path.display()
+            ),
             Err(error) => return Err(error).with_context(|| cannot("read", &path)),
         };
         SealKey::from_hex(&text)
             .with_context(|| format!("{} must hold 64 hexadecimal digits; restore it from your backup", path.display()))
+    }
+
+    /// The same, for an installation of one process: its key is made on the first start.
+    pub fn seal_key_or_new(&self, config: &Config) -> anyhow::Result<SealKey> {
+        let path = self.seal_key_path();
+        if config.seal_key.is_none() && !path.exists() {
+            write_secret(&path, SealKey::generate_hex().expose_secret()).with_context(|| cannot("write", &path))?;
+        }
+        self.seal_key(config)
     }
 
     /// Forgets everything of this installation but what was downloaded. The caller asked, and stopped what ran.
@@ -141,7 +164,8 @@ mod tests {
         let second = DataDir::claim(&root).unwrap_err().to_string();
         assert!(second.contains(&std::process::id().to_string()) && second.contains("--data-dir"), "{second}");
 
-        let sealed = data.seal_key(&config).unwrap().seal("here", &"secret".to_owned().into());
+        assert!(data.seal_key(&config).is_err());
+        let sealed = data.seal_key_or_new(&config).unwrap().seal("here", &"secret".to_owned().into());
         assert!(data.seal_key(&config).unwrap().open("here", &sealed).is_ok());
         assert_eq!(fs::metadata(root.join("seal.key")).unwrap().permissions().mode() & 0o777, 0o600);
 

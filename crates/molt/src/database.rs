@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use molt_store::local::{Binaries, Cluster, LocalError, MAJOR_MIN, Purpose, erase, server_major};
+use molt_store::local::{self, Binaries, Cluster, LocalError, MAJOR_MIN, Purpose, erase, server_major};
 use molt_store::{SealKey, Store};
 use secrecy::SecretString;
 
@@ -107,6 +107,11 @@ async fn fetch_and_start(data: &DataDir, why: LocalError, screen: &Screen) -> an
     let binaries = Binaries::at(&programs)
         .with_context(|| format!("the fetched Postgres does not run here; install Postgres {MAJOR_MIN} or newer"))?;
     Ok(Cluster::start(&[binaries], &data.postgres(), Purpose::Keep).await?)
+}
+
+/// Ends a private server that may have been started just now.
+pub async fn stop(data: &DataDir) {
+    local::stop(&data.postgres()).await;
 }
 
 /// Ends a private server and forgets its data.

@@ -55,7 +55,10 @@ async fn live(config: &Config, data: &DataDir, screen: &Screen, begun: Instant, 
     screen.changing("Starting Postgres");
     let opened = tokio::select! {
         opened = Database::open(config, data, screen) => opened?,
-        () = stop.asked() => return Ok(()),
+        () = stop.asked() => {
+            database::stop(data).await;
+            return Ok(());
+        }
     };
     screen.good(&opened.sentence);
     let done = serve(config, data, screen, &opened, (listener, operator), begun, stop).await;
@@ -79,7 +82,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let (listener, operator) = listeners;
     let bound = listener.local_addr()?;
-    let store = database.store(data.seal_key(config)?).await?;
+    let store = database.store(data.seal_key_or_new(config)?).await?;
     let (runtime, installing) = start_runtime(config, data);
     let parts = FleetParts {
         data_dir: data.root().to_owned(),

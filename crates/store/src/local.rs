@@ -291,7 +291,8 @@ async fn initialise(binaries: &Binaries, account: &Account, folder: &Path, data:
         (_, true) => ["--locale=C.UTF-8"].as_slice(),
         (_, false) => ["--no-locale"].as_slice(),
     });
-    let out = command.output().await.map_err(|error| LocalError::io("running", &binaries.initdb(), &error))?;
+    let out = command.kill_on_drop(true).output().await;
+    let out = out.map_err(|error| LocalError::io("running", &binaries.initdb(), &error))?;
     if !out.status.success() {
         let text = String::from_utf8_lossy(&out.stderr);
         return Err(LocalError::Refused(format!("making the database failed: {}", in_short(&text))));
@@ -364,11 +365,16 @@ fn in_short(text: &str) -> String {
     line.unwrap_or("it said nothing").trim().to_owned()
 }
 
-/// Ends whatever still works in `folder` and forgets its data. The caller has asked the person first.
-pub async fn erase(folder: &Path) -> Result<(), LocalError> {
+/// Ends whatever still works in `folder`, whoever started it.
+pub async fn stop(folder: &Path) {
     if let Some(cluster) = Cluster::find(&folder.join("cluster")) {
         cluster.stop().await;
     }
+}
+
+/// Ends whatever still works in `folder` and forgets its data. The caller has asked the person first.
+pub async fn erase(folder: &Path) -> Result<(), LocalError> {
+    stop(folder).await;
     match fs::remove_dir_all(folder) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
