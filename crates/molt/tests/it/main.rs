@@ -4,6 +4,7 @@
 mod crash;
 mod isolation;
 mod journey;
+mod live;
 mod money;
 mod stack;
 mod startup;

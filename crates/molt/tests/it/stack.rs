@@ -4,6 +4,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod http;
+pub(crate) mod live;
 pub(crate) mod openapi;
 pub(crate) mod people;
 pub(crate) mod processes;

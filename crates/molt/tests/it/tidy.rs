@@ -14,7 +14,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/molt lies two folders down").to_owned()
 }
 
-/// A file of the project, by its path from the root with forward slashes.
+/// A file of the project, by its path from the root with forward slashes. What isn't text has none.
 struct File {
     path: String,
     text: String,
@@ -23,7 +23,7 @@ struct File {
 /// Folders that are made, not written.
 const MADE: [&str; 8] = [".git", "target", "node_modules", "dist", ".expo", ".molt", "screenshots", "coverage"];
 
-/// Every file that people wrote and that is text.
+/// Every file that people made.
 fn files() -> Vec<File> {
     let root = root();
     let mut found = Vec::new();
@@ -34,9 +34,8 @@ fn files() -> Vec<File> {
             let kind = entry.file_type().expect("the file system knows what it holds");
             if kind.is_dir() && !MADE.contains(&entry.file_name().to_string_lossy().as_ref()) {
                 folders.push(path);
-            } else if kind.is_file()
-                && let Ok(text) = std::fs::read_to_string(&path)
-            {
+            } else if kind.is_file() {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
                 let path = path.strip_prefix(&root).expect("found below the root").to_string_lossy().into_owned();
                 found.push(File { path, text });
             }

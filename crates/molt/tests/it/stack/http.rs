@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
@@ -114,13 +115,8 @@ impl Client {
     /// `None`: nobody answers. Live events never end; of those only the head is read.
     pub(crate) async fn try_send(&self, ask: Ask) -> Option<Answer> {
         let events = ask.path.starts_with("/api/");
-        let mut request =
-            Request::builder().method(ask.method).uri(format!("http://127.0.0.1:{}{}", self.port, ask.path));
-        *request.headers_mut().expect("a good request so far") = ask.headers;
-        let request = request.body(Full::new(ask.body.unwrap_or_default())).expect("a good request");
         let answer = async {
-            let answer = self.inner.request(request).await.ok()?;
-            let (head, body) = answer.into_parts();
+            let (head, body) = self.open(ask).await?.into_parts();
             let live = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
             let bytes = if live && events { Bytes::new() } else { body.collect().await.ok()?.to_bytes() };
             let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -128,6 +124,15 @@ impl Client {
             Some(Answer { status: head.status.as_u16(), headers: head.headers, text, json })
         };
         tokio::time::timeout(ANSWER_PATIENCE, answer).await.expect("an answer within its time")
+    }
+
+    /// The head of the answer, and a body to be read.
+    pub(crate) async fn open(&self, ask: Ask) -> Option<Response<Incoming>> {
+        let uri = format!("http://127.0.0.1:{}{}", self.port, ask.path);
+        let mut request = Request::builder().method(ask.method).uri(uri);
+        *request.headers_mut().expect("a good request so far") = ask.headers;
+        let request = request.body(Full::new(ask.body.unwrap_or_default())).expect("a good request");
+        self.inner.request(request).await.ok()
     }
 
     pub(crate) async fn send(&self, ask: Ask) -> Answer {
