@@ -3,10 +3,10 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use molt_fleet::cell_users;
+use molt_fleet::{Host, ProcessHost, Report, cell_users};
 use molt_store::local::{Cluster, MAJOR_MIN, server_major};
 
 use crate::config::Config;
@@ -38,6 +38,7 @@ pub async fn run(config: &Config) -> bool {
     findings.push(npm());
     findings.push(runtime(config, &data));
     findings.push(cells(config));
+    findings.extend(running_cells(config, &data).await);
     findings.extend(models(config));
     let mut healthy = true;
     for finding in &findings {
@@ -154,6 +155,30 @@ fn cells(config: &Config) -> Finding {
             "bots run as your own user, so they are kept apart by good manners only; start molt as root".to_owned(),
         ),
     }
+}
+
+/// Cells outlive a killed molt, so somebody may wonder what still runs.
+async fn running_cells(config: &Config, data: &DataDir) -> Option<Finding> {
+    if !data.root().join("bots").is_dir() {
+        return None;
+    }
+    let settings = molt_fleet::Config {
+        data_dir: data.root().to_owned(),
+        cell_binary: PathBuf::new(),
+        proxy_url: String::new(),
+        catalog: config.catalog.clone(),
+        uid_range: None,
+    };
+    let host = ProcessHost::new(&settings).ok()?;
+    let (mut all, mut running) = (0, Vec::new());
+    for bot in host.list().await.ok()? {
+        all += 1;
+        if matches!(host.inspect(&bot).await, Ok(Report::Present { .. })) {
+            running.push(bot.to_string());
+        }
+    }
+    let names = if running.is_empty() { String::new() } else { format!(": {}", running.join(", ")) };
+    Some(Good(format!("{} of {all} bots run now{names}", running.len())))
 }
 
 fn models(config: &Config) -> Vec<Finding> {

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use axum::Router;
 use axum::routing::get;
 use axum::serve::ListenerExt;
+use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -59,13 +60,22 @@ pub fn serve(listener: TcpListener, router: Router, stopping: CancellationToken)
     })
 }
 
-/// `/metrics` in Prometheus' words, for this machine's operator.
+/// `/metrics` in Prometheus' words, for this machine's operator; and health, for roles without a front door.
 pub fn operator_router(tasks: Tasks, ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>) -> Router {
+    let readiness = ready.clone();
     let metrics = move || {
         let text = metrics(&tasks, ready().is_empty());
         async move { ([("content-type", "text/plain; version=0.0.4")], text) }
     };
-    Router::new().route("/metrics", get(metrics))
+    let ready = move || {
+        let waiting_for = readiness();
+        let status = if waiting_for.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        async move { (status, waiting_for.join("\n") + "\n") }
+    };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
 }
 
 fn metrics(tasks: &Tasks, ready: bool) -> String {
