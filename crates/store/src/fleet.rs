@@ -288,11 +288,16 @@ impl SystemTx {
         Ok(true)
     }
 
-    /// Removes the people who asked to be erased and have no bot left; the books keep their anonymous key.
+    /// Removes the people who asked to be erased and have no bot left, with the mails that built-in mail kept for them; the
+    /// books keep their anonymous key.
     pub async fn erase_people_without_bots(&mut self) -> Result<u64> {
-        let sql = "delete from molt.users u where u.erase_requested_at is not null
-                   and not exists (select from molt.bots b where b.user_id = u.id)";
-        Ok(sqlx::query(sql).execute(&mut *self.tx).await?.rows_affected())
+        let sql = "with gone as (delete from molt.users u where u.erase_requested_at is not null
+                     and not exists (select from molt.bots b where b.user_id = u.id) returning id),
+                   letters as (delete from molt.mails m using molt.outbox o, gone g
+                     where m.outbox_id = o.id and o.user_id = g.id)
+                   select count(*) from gone";
+        let people: i64 = sqlx::query_scalar(sql).fetch_one(&mut *self.tx).await?;
+        Ok(people.unsigned_abs())
     }
 
     /// All cells were stopped for a pause of the installation: what is wanted stays, the next start brings them back.
