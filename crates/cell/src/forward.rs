@@ -135,9 +135,11 @@ impl Forwarder {
         key.set_sensitive(true);
         headers.insert(AUTHORIZATION, key);
         let incoming = headers.get(&TRACEPARENT).and_then(|value| value.to_str().ok());
-        if let Some(trace) = self.traces.attribute(incoming) {
-            headers.insert(TRACEPARENT, HeaderValue::try_from(trace).context("write the trace")?);
-        }
+        // What comes behind the end of its run (memory is indexed afterwards) belongs to no run any more.
+        match self.traces.attribute(incoming) {
+            Some(trace) => headers.insert(TRACEPARENT, HeaderValue::try_from(trace).context("write the trace")?),
+            None => headers.remove(&TRACEPARENT),
+        };
         parts.headers = headers;
         Ok(Request::from_parts(parts, body))
     }
