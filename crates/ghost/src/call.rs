@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use molt_model::{ModelFacts, RequestId};
 use molt_store::ghost::Admission;
 use serde_json::json;
@@ -74,7 +74,9 @@ async fn answer(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body:
         let text = refused.text(&inner.public_url, admission.period_end);
         let shape = Shape { model: &asked.model, stream: asked.stream, usage_asked: asked.usage_asked };
         let id = format!("chatcmpl-{}", RequestId::random().0.simple());
-        return Ok(notice(&text, shape, &id, inner.clock.now()));
+        let mut response = notice(&text, shape, &id, inner.clock.now());
+        response.headers_mut().insert(relay::UNMETERED_HEADER, HeaderValue::from_static("1"));
+        return Ok(response);
     }
     let call = open(inner, surface, headers, admission, model, body.len())?;
     let outgoing = request::outgoing(&body, &asked, provider_model);

@@ -36,6 +36,9 @@ const WHOLE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Carries the request id on every answer that will have a row in the books, and on no other.
 pub(crate) const METERED_HEADER: &str = "x-molt-request-id";
 
+/// Stands on a 200 that no provider gave and no row will follow, so that nobody waits for one.
+pub(crate) const UNMETERED_HEADER: &str = "x-molt-unmetered";
+
 /// What of OpenAI's API is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Surface {

@@ -11,8 +11,8 @@ const KNOWN_ENDINGS: [&str; 28] = [
     "txt", "md", "json", "csv", "yaml", "yml", "toml", "html", "css", "js", "ts", "py", "rs", "sh", "log", "xml",
     "ini", "conf", "cfg", "sql", "c", "h", "go", "java", "rb", "tex", "env", "list",
 ];
-const WRITE: &str = "write|create|make|save|store|generate|produce|draft|compose|start|set|output|record|dump|export|need|want|put|prepare|new|touch";
-const APPEND: &str = "add|append|insert|include|stick|drop|attach|log|jot|note";
+const WRITE: &str = "write|create|make|save|store|generate|produce|draft|compose|start|set|output|record|dump|export|need|want|prepare|new|touch";
+const APPEND: &str = "put|add|append|insert|include|stick|drop|attach|log|jot|note";
 const EDIT: &str = "replace|change|swap|substitute|correct|update|edit|modify|fix|rename|turn";
 const DELETE: &str = "delete|remove|erase|trash|discard|rm|unlink";
 const READ: &str = "read|show|open|display|print|cat|view|see|check|look|give|tell|what|summarize|summarise|contents|content|inside|quote|recite|list|inspect|examine|which|how|does|is|are|do";
@@ -48,7 +48,10 @@ pub(super) fn wish(clause: &Clause<'_>) -> Option<Wish> {
         let kind = kinds.iter().find(|(words, _)| clause.fits_at(at, words).is_some())?;
         Some((at, kind.1))
     });
-    let (at, kind) = verb.filter(|(at, _)| !(path.span.from..path.span.to).contains(at)).unwrap_or((start, 'r'));
+    // "I'd like a file … with …": no verb, and yet something belongs into it.
+    let filled = || after_mark(clause.after(path.span)).is_some() && !clause.is_question();
+    let verb = verb.filter(|(at, _)| !(path.span.from..path.span.to).contains(at));
+    let (at, kind) = verb.unwrap_or_else(|| (start, if filled() { 'w' } else { 'r' }));
     if let ("rename" | "move" | "copy", Some(other)) = (clause.word(start), paths.get(1)) {
         let tool = if clause.word(start) == "copy" { "cp" } else { "mv" };
         return Some(Wish::Run { command: format!("{tool} -- {} {}", quoted(&path.text), quoted(&other.text)) });
@@ -65,6 +68,21 @@ pub(super) fn wish(clause: &Clause<'_>) -> Option<Wish> {
         'd' => Some(Wish::Run { command: format!("rm -- {}", quoted(&name)) }),
         _ => Some(Wish::Read { path: name }),
     }
+}
+
+/// "It should say all is well.", after a file was named.
+pub(super) fn continued(clause: &Clause<'_>) -> Option<String> {
+    after_mark(clause.text).map(|text| tidy(&text)).filter(|text| !text.is_empty() && !clause.is_question())
+}
+
+/// "write met with Ana in it": what goes into the file that was named before.
+pub(super) fn into_it(clause: &Clause<'_>, path: &str) -> Option<Wish> {
+    let start = lead(clause);
+    let verb = clause.fits_at(start, "write|put|add|append|insert|save|store|type|note")?;
+    let place =
+        clause.find("in|into|to|inside it|there|that").or_else(|| clause.find("in|into|to|inside the|that file"))?;
+    let lines = as_list(&tidy(clause.text.get(clause.words[verb.to - 1].end..clause.words[place.from].start)?));
+    (!lines.is_empty()).then(|| Wish::Append { path: path.to_owned(), lines })
 }
 
 /// Whether any word of the text is a path, for "it" in what follows.
@@ -144,12 +162,17 @@ fn content(clause: &Clause<'_>, verb: usize, path: &Path) -> String {
     let marked = after_mark(rest);
     // "write X to a file called P": what stands before the name wins over a trailing politeness.
     let before = object(between);
+    if let Some(program) = program(rest, &path.text) {
+        return program;
+    }
     let text = match marked {
         Some(marked) => marked,
         None if !before.is_empty() => return before,
         None => rest.to_owned(),
     };
-    let text = tidy(&text);
+    // The question mark belongs to "could you", not to the file.
+    let asked = if clause.is_question() && verb > 0 { text.trim_end().trim_end_matches('?') } else { &text };
+    let text = tidy(asked);
     if text.is_empty() { before } else { as_list(&text) }
 }
 
@@ -159,6 +182,21 @@ fn fenced(text: &str) -> Option<String> {
     let body =
         inside.split_once('\n').map_or(inside, |(first, body)| if first.trim().contains(' ') { inside } else { body });
     Some(body.trim_end_matches('\n').to_owned())
+}
+
+/// "a script hello.py that prints hello": the one program that a practice model can write.
+fn program(rest: &str, path: &str) -> Option<String> {
+    let clause = Clause::new(rest);
+    let prints = clause.fits_at(0, "that|which|to just|simply|only? prints|print|outputs|output|echoes|echo")?;
+    let text = tidy(clause.after(prints));
+    let quoted = serde_json::Value::from(text.as_str()).to_string();
+    match path.rsplit_once('.')?.1 {
+        "py" => Some(format!("print({quoted})")),
+        "js" | "mjs" | "ts" => Some(format!("console.log({quoted});")),
+        "rb" => Some(format!("puts {quoted}")),
+        "sh" => Some(format!("echo {}", super::hands::shell_quoted(&text))),
+        _ => None,
+    }
 }
 
 fn after_mark(rest: &str) -> Option<String> {
@@ -194,7 +232,7 @@ fn object(between: &str) -> String {
     let text = text.trim_start_matches([' ', ':', ',']);
     let inner = Clause::new(text);
     let marks = [
-        "down? the|this|a|an following? text|words|word|line|lines|sentence|content|note|message saying|that?",
+        "down? the|this|a|an following|new|single|another|extra? text|words|word|line|lines|sentence|content|note|message|entry|item saying|that|with|of|reading|containing?",
         "down|me|out",
         "this|it|that|something",
     ];
@@ -213,7 +251,7 @@ fn only_way(clause: &Clause<'_>, from: usize) -> bool {
 }
 
 fn tidy(text: &str) -> String {
-    let mut text = text.trim().trim_start_matches([':', ',', '=', ' ']).trim();
+    let mut text = text.trim().trim_start_matches([':', ',', '=', ' ']).trim().trim_end_matches([',', ' ']);
     for tail in [
         " in it",
         " inside it",
@@ -248,11 +286,17 @@ fn tidy(text: &str) -> String {
 /// "a shopping list with milk, eggs and bread" has a line for each thing.
 fn as_list(text: &str) -> String {
     let clause = Clause::new(text);
-    let list = clause
-        .fits_at(0, "a|the|my *? *? list of|with|containing:?")
-        .or_else(|| clause.fits_at(0, "a|the|my list of|with"));
+    let kinds = [
+        "a|the|my *? *? list of|with|containing",
+        "a|the|my|these|two|three|four|five|six|some|1|2|3|4|5|6 bullet|list|separate|new? points|bullets|items|lines|entries|things",
+        "a|the|my list",
+    ];
+    let list = kinds.iter().find_map(|kind| clause.fits_at(0, kind));
+    let list = list.filter(|span| {
+        clause.after(*span).trim_start().starts_with(':') || clause.word(span.to - 1) != "list" && span.to > 2
+    });
     let Some(span) = list else { return text.to_owned() };
-    let things = clause.after(span).replace(" and ", ", ");
+    let things = clause.after(span).trim_start_matches([':', ' ']).replace(" and ", ", ");
     let lines = things.split(',').map(str::trim).filter(|thing| !thing.is_empty()).map(|thing| format!("- {thing}"));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -264,6 +308,10 @@ fn edit(clause: &Clause<'_>, verb: usize, path: &Path) -> Option<Wish> {
     if let [old, new, ..] = spoken[..] {
         return Some(Wish::Edit { path: path.text.clone(), old: old.to_owned(), new: new.to_owned() });
     }
+    // "Update log.txt: replace noon by midnight": the last verb says what changes.
+    let last =
+        (verb + 1..clause.words.len()).find(|&at| clause.fits_at(at, "replace|change|swap|substitute|turn").is_some());
+    let verb = last.unwrap_or(verb);
     let joint = (verb + 1..clause.words.len()).find_map(|at| clause.fits_at(at, "with|to|by|into|for"))?;
     let old = edge(&without_place(&text[clause.words[verb].end..clause.words[joint.from].start], path));
     let new = edge(&without_place(clause.after(joint), path));

@@ -260,8 +260,30 @@ fn speaks_of_arguments(why: &str) -> bool {
         .any(|word| lower.contains(word))
 }
 
+/// The line that says what went wrong. Runtimes wrap what comes from outside in warnings of several lines.
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or("").chars().take(300).collect()
+    let says = |line: &&str| {
+        let lower = line.to_lowercase();
+        [
+            "error",
+            "fail",
+            "refused",
+            "denied",
+            "not found",
+            "timed out",
+            "cannot",
+            "can't",
+            "unable",
+            "blocked",
+            "enoent",
+        ]
+        .iter()
+        .any(|word| lower.contains(word))
+    };
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['-', '<']));
+    let first = lines.clone().next().unwrap_or("");
+    let line = if first.contains("NOTICE") { lines.find(says).unwrap_or(first) } else { first };
+    line.chars().take(300).collect()
 }
 
 /// One word for a POSIX shell.

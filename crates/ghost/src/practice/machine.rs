@@ -75,7 +75,7 @@ pub(super) fn command(clause: &Clause<'_>) -> Option<Wish> {
     }
     if let Some(verb) = clause
         .fits_at(start, RUN)
-        .or_else(|| clause.find("use the|a|your? shell|terminal|bash|console|command-line to|and|:? run|execute|do?"))
+        .or_else(|| clause.find("use the|a|your? shell|terminal|bash|console|command-line to|and run|execute"))
     {
         return spelled_out(clause, verb).map(|command| Wish::Run { command });
     }
@@ -145,6 +145,9 @@ pub(super) fn question(clause: &Clause<'_>) -> Option<Wish> {
 
 /// Looking around in a folder: listing it, or counting what is there.
 pub(super) fn folder(clause: &Clause<'_>) -> Option<Wish> {
+    if let Some(made) = made(clause) {
+        return Some(made);
+    }
     let things =
         clause.find("files|file|documents|folders|directories|entries|items|contents|directory|folder|workspace")?;
     let place = place(clause);
@@ -155,9 +158,20 @@ pub(super) fn folder(clause: &Clause<'_>) -> Option<Wish> {
         clause.has("list|show|see|display|print|ls|enumerate|which|what|look|browse|there|exist|tell|view|check|any");
     let all = place.is_some()
         || clause.has("files|documents|folders|directories|entries")
+        || clause.has("any|what|which file|document|folder")
         || clause.has("in|inside|of the|this|your|my|current? working|home? directory|folder|workspace")
         || clause.has("directory|folder|workspace contents|content|listing");
     (verb && all).then_some(Wish::List { path: place })
+}
+
+/// "Make a folder called photos."
+fn made(clause: &Clause<'_>) -> Option<Wish> {
+    let verb = clause.fits_at(lead(clause), "create|make|add|set up?")?;
+    let folder = clause.find("folder|directory|subfolder|dir").filter(|folder| folder.from < verb.to + 4)?;
+    let at = clause.fits_at(folder.to, "called|named|titled *").map_or(folder.to, |named| named.to - 1);
+    let word = clause.words.get(at)?;
+    let name = &clause.text[word.start..word.end];
+    Some(Wish::Run { command: format!("mkdir -p -- {}", super::hands::shell_quoted(name)) })
 }
 
 /// A folder that is named: "in src/", "in the folder notes".
@@ -222,6 +236,7 @@ mod tests {
             ("What files do you have?", Some(Wish::List { path: None })),
             ("list the contents of this folder", Some(Wish::List { path: None })),
             ("Show me the directory docs/api", Some(Wish::List { path: Some("docs/api".into()) })),
+            ("Make a new folder named photos", Some(Wish::Run { command: "mkdir -p -- 'photos'".into() })),
             ("My files are lost and I'm sad", None),
         ] {
             assert_eq!(folder(&Clause::new(text)), expected, "{text}");

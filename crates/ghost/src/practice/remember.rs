@@ -13,8 +13,11 @@ pub(super) enum Memo {
 }
 
 /// Phrases that ask for it wherever they stand. What is meant comes after them, or before.
-const CUES: [&str; 25] = [
-    "not|never ever? let|allow? me|us? to? ever? forget about?",
+const CUES: &[&str] = &[
+    "keep|make a? record of",
+    "hold|hang on|onto to? this|that|it|these?",
+    "store|save|keep|log|record|note the? following|this|info|information|detail|details|fact",
+    "not|never you? ever? let|allow? me|us? to? ever? forget about?",
     "not let this|that|it slip",
     "keep|bear|have|hold this|that|it? in mind",
     "keep track of",
@@ -40,6 +43,11 @@ const CUES: [&str; 25] = [
     "remember",
     "remind me to|that",
 ];
+/// Phrases that ask for it only where the request begins.
+const OPENINGS: &str = "note|learn|log|record that|this|down|the|my|our|following?";
+/// What stands in for the thing itself: "add a reminder to your notes that …".
+const STAND_INS: &[&str] =
+    &["reminder", "note", "entry", "line", "memo", "item", "information", "info", "detail", "fact"];
 /// "put my door code into your memory": what is meant stands between the verb and these.
 const PLACES: [&str; 3] =
     ["in|into|to|onto your|the|my? long-term? memory|memories|brain", "in|into|to|onto your notes", "in mind"];
@@ -87,16 +95,22 @@ pub(super) fn memo(clause: &Clause<'_>) -> Option<Memo> {
     if let Some(fact) = between(clause) {
         return Some(fact);
     }
-    let (cue, phrase) = CUES.iter().find_map(|cue| Some((cue, clause.find(cue)?)))?;
-    let weak = *cue == "remember" || cue.starts_with("memorize");
+    let opening =
+        || clause.fits_at(lead(clause), OPENINGS).filter(|span| opens_a_note(clause, *span)).map(|span| ("", span));
+    let (cue, phrase) =
+        CUES.iter().find_map(|cue| Some((*cue, clause.find(cue)?))).or_else(opening).or_else(|| at_the_end(clause))?;
+    let weak = cue == "remember" || cue.starts_with("memorize");
     if weak && !is_request(clause, phrase) {
         return None;
     }
     let after = meant(clause.after(phrase));
-    if !after.is_empty() {
+    let before = meant(clause.before(phrase));
+    // "We have a rabbit called Flopsy, remember her name": who she is stands before.
+    let points_back =
+        matches!(clause.word(phrase.to), "her" | "his" | "their" | "its" | "him" | "them") && !before.is_empty();
+    if !after.is_empty() && !points_back {
         return Some(Memo::Fact(after));
     }
-    let before = meant(clause.before(phrase));
     Some(if before.is_empty() { Memo::WhatWasSaid } else { Memo::Fact(before) })
 }
 
@@ -165,9 +179,23 @@ fn asks_what_is_remembered(clause: &Clause<'_>) -> bool {
 
 /// "remember" as a request, not as a report ("I remember the day …").
 fn is_request(clause: &Clause<'_>, phrase: Span) -> bool {
-    let subject = phrase.from.checked_sub(1).map_or("", |before| clause.word(before));
-    !matches!(subject, "i" | "we" | "they" | "he" | "she" | "not" | "cannot" | "always" | "still" | "who")
+    let before =
+        (0..phrase.from).rev().map(|at| clause.word(at)).find(|word| !matches!(*word, "always" | "still" | "also"));
+    let subject = before.unwrap_or("");
+    !matches!(subject, "i" | "we" | "they" | "he" | "she" | "not" | "cannot" | "who")
         || clause.has("you always|still? remember")
+}
+
+/// "My mother's maiden name is Horvat - please store that."
+fn at_the_end<'c>(clause: &Clause<'_>) -> Option<(&'c str, Span)> {
+    let span = clause.find("store|save|keep|log|record|note|file this|that|it")?;
+    meant(clause.after(span)).is_empty().then_some(("", span))
+}
+
+/// "note" begins a request; "log", "learn" and "record" do so only with what is meant right behind them.
+fn opens_a_note(clause: &Clause<'_>, span: Span) -> bool {
+    let colon = clause.after(span).trim_start().starts_with(':');
+    clause.word(span.from) == "note" || span.to - span.from > 1 && (colon || clause.word(span.to - 1) == "that")
 }
 
 fn between(clause: &Clause<'_>) -> Option<Memo> {
@@ -175,7 +203,10 @@ fn between(clause: &Clause<'_>) -> Option<Memo> {
     let verb = (0..place.from).find_map(|at| clause.fits_at(at, PLACE_VERBS))?;
     let from = clause.words[verb.to - 1].end;
     let inside = meant(&clause.text[from..clause.words[place.from].start]);
-    if !inside.is_empty() {
+    let stands_in = inside
+        .split_whitespace()
+        .all(|word| matches!(word, "a" | "an" | "the" | "another" | "new") || STAND_INS.contains(&word));
+    if !stands_in {
         return Some(Memo::Fact(inside));
     }
     let after = meant(clause.after(place));
@@ -257,6 +288,11 @@ mod tests {
             ("You should know that I get up at five", "I get up at five"),
             ("Save this to your memory: my locker is number 12", "my locker is number 12"),
             ("Remember to buy milk", "buy milk"),
+            ("My mother's maiden name is Horvat - please store that.", "My mother's maiden name is Horvat"),
+            ("We have a rabbit called Flopsy, please remember her name", "We have a rabbit called Flopsy"),
+            ("Let's note that the printer is upstairs", "the printer is upstairs"),
+            ("Add a reminder to your notes that the bins go out on Wednesday", "the bins go out on Wednesday"),
+            ("Would you be able to store the following for me: bike lock 3391", "bike lock 3391"),
         ] {
             assert_eq!(memo(&Clause::new(text)), Some(Memo::Fact(fact.to_owned())), "{text}");
         }

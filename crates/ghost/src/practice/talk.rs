@@ -47,6 +47,7 @@ pub(super) fn talk(clause: &Clause<'_>) -> Option<Talk> {
                 "your name",
                 "which|what model|llm|ai",
                 "introduce yourself",
+                "made|built|created|trained|programmed|wrote you",
                 "are you a|an|real|human|chatgpt|gpt|claude|alive|conscious|openclaw|there|intelligent",
                 "tell me about yourself",
             ],
@@ -80,9 +81,8 @@ pub(super) fn talk(clause: &Clause<'_>) -> Option<Talk> {
     let fits = |talk: Talk, patterns: &[&str]| match talk {
         // Words that are also part of other sentences count only when they stand nearly alone.
         Talk::Test | Talk::Agreed => clause.words.len() <= 3 && clause.fits_at(0, patterns[0]).is_some(),
-        Talk::Hello | Talk::Thanks | Talk::Bye => {
-            clause.words.len() <= 7 && patterns.iter().any(|pattern| clause.has(pattern))
-        }
+        Talk::Hello => clause.words.len() <= 7 && patterns.iter().any(|pattern| clause.fits_at(0, pattern).is_some()),
+        Talk::Thanks | Talk::Bye => clause.words.len() <= 7 && patterns.iter().any(|pattern| clause.has(pattern)),
         Talk::WhatCanYouDo if clause.words.len() > 3 => {
             patterns.iter().any(|pattern| *pattern != "help me? please?" && clause.has(pattern))
         }
@@ -137,6 +137,8 @@ pub(super) fn sum(clause: &Clause<'_>) -> Option<(String, f64)> {
         ("÷", "/"),
         ("−", "-"),
         ("**", "^"),
+        ("% of", "/100*"),
+        ("percent of", "/100*"),
     ] {
         text = text.replace(words, sign);
     }

@@ -234,6 +234,14 @@ fn files_are_written_read_changed_and_removed_as_asked() {
             "- eggs\n- flour\n- butter\n",
         ),
         ("Generate an empty file named blank.txt", "blank.txt", ""),
+        (
+            "I'd like a file called ideas.md with three bullet points: sail, paint, sleep",
+            "ideas.md",
+            "- sail\n- paint\n- sleep\n",
+        ),
+        ("Make a document report.md. It should say all is well.", "report.md", "all is well\n"),
+        ("create notes/today.md and write met with Ana in it", "notes/today.md", "met with Ana\n"),
+        ("Please write a script hi.py that prints good evening", "hi.py", "print(\"good evening\")\n"),
         ("hi! can you create hello.py with print('hi')", "hello.py", "print('hi')\n"),
     ] {
         let mut runtime = Runtime::new();
@@ -282,6 +290,8 @@ fn commands_and_questions_about_the_machine_are_answered_by_running_something() 
         ("what operating system is this?", "Linux"),
         ("Run `false` and tell me what it says", "printed nothing"),
         ("what is 12 * 12?", "144"),
+        ("Could you make a directory named photos?", "photos"),
+        ("How many folders do you see here?", "2 folders"),
     ] {
         let said = runtime.say(words);
         assert!(said.contains(wanted), "{words}: {said}");

@@ -1,7 +1,7 @@
 //! From a person's words to what they want done, by general rules of English.
 //! Never: a list of known sentences, or a guess that would change something nobody asked to change.
 
-use super::remember::{Memo, memo, told};
+use super::remember::{Memo, meant, memo, told};
 use super::talk::{Talk, sum, talk};
 use super::words::{Clause, Span, quotes};
 use super::{files, machine};
@@ -72,7 +72,7 @@ const ALOUD: [&str; 6] = [
     "think|reason aloud|loud|out loud?",
     "thinking aloud|out loud?",
     "show|share|explain|tell me|us? your|the thinking|reasoning|thoughts",
-    "step by step",
+    "think|reason? step by step",
     "with your? thinking|reasoning shown|visible|on",
     "walk me through your|the thinking|reasoning",
 ];
@@ -88,7 +88,7 @@ pub(super) fn understand(text: &str) -> Understood {
         path = files::path_in(&clause).or(path);
         match (&mut wish, wishes.last_mut()) {
             (Wish::Remember(fact), last) if fact.is_empty() => {
-                *fact = before.clone();
+                *fact = meant(&before);
                 if matches!(last, Some(Wish::Unknown(_) | Wish::Remember(_) | Wish::Recall(_))) {
                     wishes.pop();
                 }
@@ -97,6 +97,10 @@ pub(super) fn understand(text: &str) -> Understood {
             (Wish::Unknown(more) | Wish::Remember(more), Some(Wish::Remember(fact))) if !asks(&clause) => {
                 let glue = if fact.is_empty() { "" } else { ". " };
                 *fact = format!("{fact}{glue}{}", more.trim_end_matches('.'));
+                continue;
+            }
+            (_, Some(Wish::Write { content, .. })) if content.is_empty() && files::continued(&clause).is_some() => {
+                *content = files::continued(&clause).unwrap_or_default();
                 continue;
             }
             (Wish::Unknown(more), Some(Wish::Write { content, .. } | Wish::Append { lines: content, .. }))
@@ -188,7 +192,7 @@ pub(super) fn lead(clause: &Clause<'_>) -> usize {
         "let us",
         "do me a favor|favour and|:?",
         "be so kind|good and|as|to? to?",
-        "try to",
+        "try to?",
         "is it possible to",
         "are you able to",
         "any chance you|of could?",
@@ -228,6 +232,9 @@ fn address(clause: &Clause<'_>) -> Option<Wish> {
 /// "and read it back": the file that was just named.
 fn again(clause: &Clause<'_>, path: Option<&str>) -> Option<Wish> {
     let path = path?.to_owned();
+    if let Some(wish) = files::into_it(clause, &path) {
+        return Some(wish);
+    }
     let points = clause.has("it|its|file|them|that|back|again|contents|content");
     let reads = clause
         .fits_at(lead(clause), "read|show|print|display|open|cat|check|verify|view|tell|what|give|look|confirm")
@@ -279,7 +286,8 @@ fn story(clause: &Clause<'_>) -> Option<Wish> {
     let about = clause.find("about|on|of|regarding|concerning");
     let topic = about.filter(|span| span.from > kind.from).map_or("this day", |span| clause.after(span));
     let topic = topic.trim().trim_end_matches(['.', '!', '?']).to_owned();
-    let number = clause.words.iter().filter(|_| clause.has("words")).find_map(|word| word.lower.parse::<usize>().ok());
+    let number =
+        clause.words.iter().filter(|_| clause.has("words|word")).find_map(|word| word.lower.parse::<usize>().ok());
     let usual = if clause.has("long|longer|detailed|lengthy") { LONG_STORY_WORDS } else { STORY_WORDS };
     let topic = if topic.is_empty() { "this day".to_owned() } else { topic };
     Some(Wish::Story { topic, words: number.unwrap_or(usual).min(STORY_WORDS_MAX) })
@@ -322,6 +330,10 @@ fn parts(text: &str) -> Vec<&str> {
             .fits_at(at, "and? then afterwards?")
             .or_else(|| clause.fits_at(at, "and|after|afterwards that|this|afterwards?"));
         let Some(joint) = joint else { continue };
+        // "and then" was cut before its "and".
+        if clause.word(at) == "then" && clause.word(at - 1) == "and" {
+            continue;
+        }
         let then = clause.word(joint.to - 1) == "then";
         let follows = clause.fits_at(joint.to, next).is_some();
         let back = clause.words[joint.to..].iter().take(8).any(|word| {

@@ -115,7 +115,7 @@ fn push_word(words: &mut Vec<Word>, text: &str, from: usize, to: usize) {
     let end = start + inner.len();
     let lower = inner.to_lowercase().replace('’', "'");
     // "Would you mind making", "how about making": a polite "make".
-    let polite = words.last().is_some_and(|before| matches!(before.lower.as_str(), "mind" | "about"));
+    let polite = words.last().is_some_and(|before| matches!(before.lower.as_str(), "mind" | "about" | "try"));
     let base = lower.strip_suffix("ing").filter(|head| polite && head.len() >= 2);
     let lower = base.map_or(lower.clone(), verb_of);
     for part in spelled_out(&lower).split(' ') {
@@ -173,118 +173,13 @@ fn fit(words: &[Word], pattern: &[&str]) -> Option<usize> {
 }
 
 /// Words that carry no topic.
-const STOP_WORDS: [&str; 110] = [
-    "a",
-    "about",
-    "again",
-    "all",
-    "also",
-    "am",
-    "an",
-    "and",
-    "any",
-    "anything",
-    "are",
-    "as",
-    "at",
-    "be",
-    "been",
-    "before",
-    "but",
-    "by",
-    "can",
-    "could",
-    "did",
-    "do",
-    "does",
-    "earlier",
-    "ever",
-    "exactly",
-    "for",
-    "from",
-    "had",
-    "has",
-    "have",
-    "he",
-    "her",
-    "here",
-    "him",
-    "his",
-    "how",
-    "i",
-    "if",
-    "in",
-    "into",
-    "is",
-    "it",
-    "its",
-    "just",
-    "know",
-    "last",
-    "let",
-    "me",
-    "mention",
-    "mine",
-    "more",
-    "my",
-    "now",
-    "of",
-    "ok",
-    "on",
-    "or",
-    "our",
-    "please",
-    "recall",
-    "remember",
-    "remind",
-    "said",
-    "say",
-    "she",
-    "should",
-    "so",
-    "some",
-    "something",
-    "still",
-    "tell",
-    "than",
-    "that",
-    "the",
-    "their",
-    "them",
-    "then",
-    "there",
-    "they",
-    "thing",
-    "this",
-    "to",
-    "told",
-    "too",
-    "up",
-    "us",
-    "user",
-    "was",
-    "we",
-    "were",
-    "what",
-    "when",
-    "where",
-    "which",
-    "who",
-    "whom",
-    "whose",
-    "why",
-    "will",
-    "with",
-    "would",
-    "written",
-    "you",
-    "your",
-    "yours",
-    "mentioned",
-    "note",
-    "noted",
-    "asked",
-];
+const STOP_WORDS: &str = "\
+    a about again all also am an and any anything are as asked at be been before but by can could did do does \
+    earlier ever exactly for from get give got had happen has have he her here him his how i if in into is it \
+    its just kind know last let me mention mentioned mine more my note noted now of ok on or our please recall \
+    remember remind said say she should show so some something sort still tell than that the their them then \
+    there they thing this to told too type up us user was we were what when where whether which who whom whose \
+    why will with would written you your yours";
 
 /// Words that mean nearly the same are one feature. Only everyday notes; a practice model knows no more.
 const CONCEPTS: [&[&str]; 26] = [
@@ -298,7 +193,7 @@ const CONCEPTS: [&[&str]; 26] = [
     &["live", "home", "house", "address", "apartment", "flat", "reside"],
     &["job", "work", "profession", "career", "employer", "company", "office"],
     &["car", "vehicle", "drive", "automobile"],
-    &["train", "railway", "railroad", "rail"],
+    &["train", "railway", "railroad", "rail", "transport"],
     &["dog", "puppy", "cat", "kitten", "pet"],
     &["eat", "food", "meal", "dish", "dinner", "lunch", "breakfast", "cuisine"],
     &["drink", "beverage", "coffee", "tea"],
@@ -322,7 +217,7 @@ pub(super) fn topics(text: &str) -> Vec<String> {
     let split = plain.split(|c: char| !c.is_alphanumeric() && c != '\'' && c != '-');
     split
         .map(|word| word.trim_matches(['\'', '-']).trim_end_matches("'s"))
-        .filter(|word| !word.is_empty() && !STOP_WORDS.contains(word))
+        .filter(|word| !word.is_empty() && !STOP_WORDS.split(' ').any(|stop| stop == *word))
         .map(topic)
         .collect()
 }

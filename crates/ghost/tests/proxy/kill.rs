@@ -1,7 +1,7 @@
 //! The proxy as a process of its own, killed in the middle of things: no call lost, none twice.
 //! Never: a polite shutdown.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ async fn the_proxy_as_a_process() {
     axum::serve(listener, molt_ghost::router(ghost)).await.unwrap();
 }
 
-fn start(folder: &PathBuf, database: &str, provider: &str) -> Child {
+fn start(folder: &Path, database: &str, provider: &str) -> Child {
     let _ = std::fs::remove_file(folder.join("address"));
     Command::new(std::env::current_exe().unwrap())
         .args(["kill::the_proxy_as_a_process", "--exact"])
@@ -46,7 +46,7 @@ fn start(folder: &PathBuf, database: &str, provider: &str) -> Child {
         .unwrap()
 }
 
-async fn address(folder: &std::path::Path) -> String {
+async fn address(folder: &Path) -> String {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         if let Ok(address) = std::fs::read_to_string(folder.join("address")) {

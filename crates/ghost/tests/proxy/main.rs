@@ -1,6 +1,8 @@
 //! The proxy through its front door: HTTP in, a provider of the test's own that misbehaves on demand, rows and events out.
 //! Never: a stand-in for Postgres or for the wire.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it can't go on")]
+
 mod kill;
 mod rig;
 mod upstream;
@@ -158,7 +160,7 @@ async fn a_cap_or_a_missing_plan_is_said_as_a_message_and_mended_at_once() {
     rig.database.execute("update molt.users set cap_nanos = 0").await;
     for extra in [json!({}), json!({ "stream": true, "stream_options": { "include_usage": true } })] {
         let answer = rig.chat("up/ok", extra).await;
-        assert_eq!((answer.status, answer.request_id), (200, None));
+        assert_eq!((answer.status, answer.request_id, answer.unmetered), (200, None, true));
         assert!(
             answer.text.contains(text) && answer.text.contains("https://molt.example/app/usage"),
             "{}",

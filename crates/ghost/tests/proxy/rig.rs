@@ -49,6 +49,7 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) request_id: Option<String>,
     pub(crate) retry_after: Option<u64>,
+    pub(crate) unmetered: bool,
 }
 
 impl Call {
@@ -269,7 +270,8 @@ pub(crate) async fn send(base: &str, key: &str, call: Call) -> Option<Answer> {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (request_id, retry_after) =
         (header("x-molt-request-id"), header("retry-after").and_then(|text| text.parse().ok()));
+    let unmetered = header("x-molt-unmetered").is_some();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.ok()?.to_bytes();
-    Some(Answer { status, text: String::from_utf8_lossy(&body).into_owned(), request_id, retry_after })
+    Some(Answer { status, text: String::from_utf8_lossy(&body).into_owned(), request_id, retry_after, unmetered })
 }
