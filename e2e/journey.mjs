@@ -5,9 +5,10 @@
 //   node journey.mjs [--molt <program>] [--data-dir <folder>] [--pictures <folder>]
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { parseArgs } from "node:util";
+import { parseArgs, promisify } from "node:util";
 
 import { openBrowser } from "./browser.mjs";
 import { Installation, until } from "./installation.mjs";
@@ -50,6 +51,7 @@ try {
   await reloadKeepsEverything();
   await pullThePlug();
   await seeTheBill();
+  await sameByCurl();
   assert.deepEqual(browser.faults, [], "the browser's console is clean");
   await browser.close();
   await installation.stop();
@@ -227,6 +229,17 @@ async function seeTheBill() {
   await by("nav-account").click();
   await by("account-email").waitFor();
   await browser.pictures("19-account");
+}
+
+// A second person, by curl alone, with a runtime of their own beside the first.
+async function sameByCurl() {
+  const began = Date.now();
+  const { stdout } = await promisify(execFile)("sh", [join(here, "curl-journey.sh"), installation.url], {
+    timeout: PROVISIONING_MAX_MS,
+  });
+  const usage = JSON.parse(stdout.trimEnd().split("\n").at(-1));
+  assert.ok(Number(usage.usage_usd) > 0 && usage.tokens_in > 0, "the bill has the turns in it");
+  figures.by_curl_ms = Date.now() - began;
 }
 
 // The second start: quick, and the bot comes back by itself.
