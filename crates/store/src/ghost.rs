@@ -176,3 +176,30 @@ impl SystemTx {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::database;
+
+    #[tokio::test]
+    async fn a_key_opens_until_it_is_revoked_and_rests_only_as_a_hash() {
+        let database = database().await;
+        let (user, now) = (UserId::random(), "2026-11-22T10:00:00Z".parse().unwrap());
+        let values = format!("('{user}', 'test', '{user}', 'a@example.com')");
+        database.execute(&format!("insert into molt.users (id, issuer, subject, email) values {values}")).await;
+        let mut tx = database.store.system().await.unwrap();
+        let (id, key) = tx.create_ghost_key(user, None, "laptop", Some(Nanos(5)), now).await.unwrap();
+        let found = tx.admission(&key_hash(&key), now).await.unwrap().unwrap();
+        assert_eq!((found.key, found.user, found.key_cap, found.user_spent), (id, user, Some(Nanos(5)), Nanos::ZERO));
+        assert!(!found.revoked && !found.plan_in_force && found.bot.is_none());
+        assert!(tx.admission(&key_hash(&"mgk_other".to_owned().into()), now).await.unwrap().is_none());
+        assert!(tx.revoke_ghost_key(id, now).await.unwrap());
+        assert!(!tx.revoke_ghost_key(id, now).await.unwrap());
+        assert!(tx.admission(&key_hash(&key), now).await.unwrap().unwrap().revoked);
+        assert!(tx.rotate_bot_key(&BotId::random(), now).await.unwrap().is_none());
+        tx.commit().await.unwrap();
+        let row = database.text("select row_to_json(k) from molt.ghost_keys k").await.unwrap();
+        assert!(!row.contains(&key.expose_secret()[KEY_PREFIX.len()..]), "{row}");
+    }
+}

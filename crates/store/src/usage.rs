@@ -257,3 +257,88 @@ struct Run {
     conversation: Option<ConversationId>,
     ended: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestDatabase, database};
+
+    fn at(text: &str) -> Time {
+        text.parse().unwrap()
+    }
+
+    async fn person(database: &TestDatabase) -> UserId {
+        let user = UserId::random();
+        let values = format!("('{user}', 'test', '{user}', '{user}@example.com')");
+        database.execute(&format!("insert into molt.users (id, issuer, subject, email) values {values}")).await;
+        user
+    }
+
+    fn call(user: UserId, nanos: i64, when: &str) -> SettledCall {
+        SettledCall {
+            id: RequestId::random(),
+            user,
+            book_key: Uuid::new_v4(),
+            bot: None,
+            key: KeyId::random(),
+            run: Some(RunId::random()),
+            provider: "p".to_owned(),
+            model: "p/m".to_owned(),
+            surface: SURFACE_CHAT.to_owned(),
+            usage: TokenUsage { input: 3, output: 2, ..TokenUsage::default() },
+            cost_nanos: nanos,
+            price_version: PriceVersion("v".to_owned()),
+            estimate: Some(Estimate::HungUp),
+            first_byte_ms: None,
+            duration_ms: 1,
+            at: at(when),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_period_is_the_subscriptions_or_the_month() {
+        let database = database().await;
+        let user = person(&database).await;
+        let period = async |now: &str| {
+            let (start, end) = database.store.tenant(user).await.unwrap().usage_period(at(now)).await.unwrap();
+            (start.to_rfc3339(), end.to_rfc3339())
+        };
+        let day = |date: &str| format!("{date}T00:00:00+00:00");
+        assert_eq!(period("2026-11-22T10:00:00Z").await, (day("2026-11-01"), day("2026-12-01")));
+        let billing = "insert into molt.billing (user_id, provider, current_period_start, current_period_end)";
+        database.execute(&format!("{billing} values ('{user}', 'local', '2026-11-20Z', '2026-12-20Z')")).await;
+        assert_eq!(period("2026-12-19T23:00:00Z").await, (day("2026-11-20"), day("2026-12-20")));
+        // The renewal is on its way.
+        assert_eq!(period("2026-12-20T00:00:00Z").await, (day("2026-12-20"), day("2027-01-20")));
+        // There was none for a long time.
+        assert_eq!(period("2027-03-05T00:00:00Z").await, (day("2027-03-01"), day("2027-04-01")));
+    }
+
+    #[tokio::test]
+    async fn a_call_is_booked_once_and_outlives_its_person() {
+        let database = database().await;
+        let (user, other) = (person(&database).await, person(&database).await);
+        let now = at("2026-11-22T10:00:00Z");
+        let mut tx = database.store.system().await.unwrap();
+        tx.keep_price_book("v", &json!({}), now).await.unwrap();
+        tx.keep_price_book("v", &json!({ "other": 1 }), now).await.unwrap();
+        let first = call(user, 5, "2026-11-22T10:00:00Z");
+        assert!(tx.record_call(&first, now).await.unwrap());
+        assert!(!tx.record_call(&first, now).await.unwrap());
+        assert!(tx.record_call(&call(user, 7, "2026-11-23T10:00:00Z"), now).await.unwrap());
+        assert!(tx.record_call(&call(UserId::random(), 9, "2026-11-22T10:00:00Z"), now).await.unwrap());
+        tx.commit().await.unwrap();
+        assert_eq!(database.text("select prices from molt.price_books").await.as_deref(), Some("{}"));
+        assert_eq!(database.count("select count(*) from molt.events").await, 2);
+        assert_eq!(database.count("select count(*) from molt.usage_logs where user_id is null").await, 1);
+        let summary = async |user| {
+            let mut tx = database.store.tenant(user).await.unwrap();
+            tx.usage_summary(at("2026-11-22T00:00:00Z"), at("2026-11-23T10:00:00Z")).await.unwrap()
+        };
+        let mine = summary(user).await;
+        assert_eq!((mine.cost, mine.calls, mine.by_model.len(), mine.by_day.len()), (Nanos(5), 1, 1, 1));
+        assert_eq!(summary(other).await, UsageSummary::default());
+        database.execute(&format!("delete from molt.users where id = '{user}'")).await;
+        assert_eq!(database.count("select sum(cost_nanos) from molt.usage_logs").await, 21);
+    }
+}
