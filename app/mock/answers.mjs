@@ -32,11 +32,28 @@ export async function playAnswer(run, emit) {
   const pace = /slow/.test(run.text) ? 140 : 25;
   emit({ type: 'run', phase: 'started' });
   await sleep(pace * 6);
-  if (/think|plan|train/i.test(run.text)) await stream(run, emit, 'thinking', 't1', 'The person wants something for Saturday. Trains are preferred over planes; I wrote that down last week. I will offer one plan and leave room.', pace);
+  if (/think|plan|train/i.test(run.text))
+    await stream(
+      run,
+      emit,
+      'thinking',
+      't1',
+      'The person wants something for Saturday. Trains are preferred over planes; I wrote that down last week. I will offer one plan and leave room.',
+      pace,
+    );
   if (/remember|train/i.test(run.text)) await remember(emit, pace);
   if (/allow/.test(run.text) && !(await approve(run, emit))) return end(emit, 'finished');
-  if (/fail/.test(run.text)) return end(emit, 'failed', { code: 'provider_unavailable', message: 'The model did not answer in time. Your message is kept; trying again is safe.', retry: true });
-  const text = /plan|train/i.test(run.text) ? RICH : /slow/.test(run.text) ? 'One word after the other, so that there is time to press stop. '.repeat(12) : `Here is a short answer to “${run.text.slice(0, 60)}”. I am a pretended assistant; the real one has more to say.`;
+  if (/fail/.test(run.text))
+    return end(emit, 'failed', {
+      code: 'provider_unavailable',
+      message: 'The model did not answer in time. Your message is kept; trying again is safe.',
+      retry: true,
+    });
+  const text = /plan|train/i.test(run.text)
+    ? RICH
+    : /slow/.test(run.text)
+      ? 'One word after the other, so that there is time to press stop. '.repeat(12)
+      : `Here is a short answer to “${run.text.slice(0, 60)}”. I am a pretended assistant; the real one has more to say.`;
   await stream(run, emit, 'message', 'm1', text, pace);
   if (run.stopped) return end(emit, 'aborted');
   emit({ type: 'usage', model: 'practice/practice-1', tokens_in: 412, tokens_out: 96, cost_usd: '0.00014328', duration_ms: 1400 });

@@ -11,16 +11,39 @@ import { playAnswer } from './answers.mjs';
 const here = import.meta.dirname;
 const port = Number(process.argv[2] ?? 8912);
 // The hash is that of the empty text: react-native-web makes an empty style element and fills it by script.
-const CSP = process.env.CSP ?? "default-src 'self'; style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='; img-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'; base-uri 'none'";
-const types = { '.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript', '.svg': 'image/svg+xml', '.json': 'application/json', '.png': 'image/png' };
+const CSP =
+  process.env.CSP ??
+  "default-src 'self'; style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='; img-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'; base-uri 'none'";
+const types = {
+  '.html': 'text/html',
+  '.css': 'text/css',
+  '.js': 'text/javascript',
+  '.svg': 'image/svg+xml',
+  '.json': 'application/json',
+  '.png': 'image/png',
+};
 
 const world = {
-  user: null, signedIn: false, signup: 'open', bots: [], seq: 0, log: [], messages: new Map(), runs: new Map(), slow: 0, refuse: null,
-  conversations: [{ id: 'main', title: '', archived: false }], cap: '20', streams: new Set(), sockets: new Set(), boot: true,
+  user: null,
+  signedIn: false,
+  signup: 'open',
+  bots: [],
+  seq: 0,
+  log: [],
+  messages: new Map(),
+  runs: new Map(),
+  slow: 0,
+  refuse: null,
+  conversations: [{ id: 'main', title: '', archived: false }],
+  cap: '20',
+  streams: new Set(),
+  sockets: new Set(),
+  boot: true,
 };
 const now = () => new Date().toISOString();
 const later = (ms) => new Date(Date.now() + ms).toISOString();
-const json = (res, status, body) => res.writeHead(status, { 'content-type': status >= 400 ? 'application/problem+json' : 'application/json' }).end(JSON.stringify(body));
+const json = (res, status, body) =>
+  res.writeHead(status, { 'content-type': status >= 400 ? 'application/problem+json' : 'application/json' }).end(JSON.stringify(body));
 const problem = (res, status, code, detail, field) => json(res, status, { code, title: code, status, detail, field });
 
 function event(kind, bot) {
@@ -28,13 +51,36 @@ function event(kind, bot) {
 }
 
 function newBot({ bot_name, vertical, timezone }) {
-  const settings = { bot_name, personality: 'friendly', timezone, default_model: 'practice/practice-1', fallback_model: null, notifications: { email: true, push: false, daily_summary_at: null } };
-  const bot = { id: `bot${world.bots.length + 1}`, bot_name, vertical, status: 'provisioning', phase: 'awaiting_plan', reason: null, steps: [], settings, revision: 1, applied_revision: 0 };
+  const settings = {
+    bot_name,
+    personality: 'friendly',
+    timezone,
+    default_model: 'practice/practice-1',
+    fallback_model: null,
+    notifications: { email: true, push: false, daily_summary_at: null },
+  };
+  const bot = {
+    id: `bot${world.bots.length + 1}`,
+    bot_name,
+    vertical,
+    status: 'provisioning',
+    phase: 'awaiting_plan',
+    reason: null,
+    steps: [],
+    settings,
+    revision: 1,
+    applied_revision: 0,
+  };
   world.bots.push(bot);
   return bot;
 }
 
-const STEPS = [['host', 'Making a place of its own'], ['runtime', 'Starting the assistant’s runtime'], ['join', 'Getting to know each other'], ['ready', 'Ready to talk']];
+const STEPS = [
+  ['host', 'Making a place of its own'],
+  ['runtime', 'Starting the assistant’s runtime'],
+  ['join', 'Getting to know each other'],
+  ['ready', 'Ready to talk'],
+];
 
 async function start(bot, failAt = -1) {
   Object.assign(bot, { status: 'provisioning', phase: 'starting', reason: null, steps: [] });
@@ -46,7 +92,11 @@ async function start(bot, failAt = -1) {
     if (world.hold) return;
     Object.assign(step, { ended_at: now(), outcome: index === failAt ? 'failed' : 'done' });
     if (index === failAt) {
-      Object.assign(bot, { status: 'error', phase: 'failed', reason: 'The assistant’s runtime did not answer within 60 seconds. The disk may be full.' });
+      Object.assign(bot, {
+        status: 'error',
+        phase: 'failed',
+        reason: 'The assistant’s runtime did not answer within 60 seconds. The disk may be full.',
+      });
       return event('bot.changed', bot);
     }
   }
@@ -72,14 +122,31 @@ const knobs = {
   start: () => start(world.bots[0]),
   fill: (turns) => {
     for (let turn = 1; turn <= Number(turns); turn += 1) {
-      const base = { run_id: `old${turn}`, conversation: 'main', at: new Date(Date.now() - (Number(turns) - turn) * 3_600_000).toISOString() };
+      const base = {
+        run_id: `old${turn}`,
+        conversation: 'main',
+        at: new Date(Date.now() - (Number(turns) - turn) * 3_600_000).toISOString(),
+      };
       finished({ ...base, type: 'message', role: 'user', message_id: 'u', content: `Question ${turn}`, done: true });
-      finished({ ...base, type: 'message', role: 'assistant', message_id: 'm', content: `Answer ${turn}. ${'Some more words. '.repeat(turn % 17)}`, done: true });
+      finished({
+        ...base,
+        type: 'message',
+        role: 'assistant',
+        message_id: 'm',
+        content: `Answer ${turn}. ${'Some more words. '.repeat(turn % 17)}`,
+        done: true,
+      });
       finished({ ...base, type: 'run', phase: 'finished' });
     }
   },
-  status: (value) => (Object.assign(world.bots[0], { status: value, reason: value === 'stopped' ? 'The plan ended on 20 November. Start it again to go on.' : null }), event('bot.changed', world.bots[0])),
-  revise: () => (world.bots[0].revision += 1, (world.bots[0].settings = { ...world.bots[0].settings, bot_name: 'Max' })),
+  status: (value) => (
+    Object.assign(world.bots[0], {
+      status: value,
+      reason: value === 'stopped' ? 'The plan ended on 20 November. Start it again to go on.' : null,
+    }),
+    event('bot.changed', world.bots[0])
+  ),
+  revise: () => ((world.bots[0].revision += 1), (world.bots[0].settings = { ...world.bots[0].settings, bot_name: 'Max' })),
 };
 
 function reply(run) {
@@ -93,19 +160,45 @@ function onFrame(socket, frame) {
   if (frame.type === 'send') {
     const known = world.messages.get(frame.id);
     if (known) return tell({ type: 'ack', id: frame.id, run_id: known.id });
-    if (frame.text.length > 2000) return tell({ type: 'error', id: frame.id, code: 'message_too_long', message: 'A message has at most 2,000 characters here. Send it in parts.' });
-    const run = { id: `run${world.messages.size + 1}`, conversation: frame.conversation ?? 'main', text: frame.text, stopped: false, approvals: {} };
+    if (frame.text.length > 2000)
+      return tell({
+        type: 'error',
+        id: frame.id,
+        code: 'message_too_long',
+        message: 'A message has at most 2,000 characters here. Send it in parts.',
+      });
+    const run = {
+      id: `run${world.messages.size + 1}`,
+      conversation: frame.conversation ?? 'main',
+      text: frame.text,
+      stopped: false,
+      approvals: {},
+    };
     world.messages.set(frame.id, run);
     world.runs.set(run.id, run);
     tell({ type: 'ack', id: frame.id, run_id: run.id });
-    broadcast(finished({ type: 'message', role: 'user', run_id: run.id, conversation: run.conversation, message_id: 'user', at: now(), content: frame.text, done: true, id: frame.id }));
+    broadcast(
+      finished({
+        type: 'message',
+        role: 'user',
+        run_id: run.id,
+        conversation: run.conversation,
+        message_id: 'user',
+        at: now(),
+        content: frame.text,
+        done: true,
+        id: frame.id,
+      }),
+    );
     return void reply(run);
   }
   if (frame.type === 'abort' && world.runs.has(frame.run_id)) world.runs.get(frame.run_id).stopped = true;
   if (frame.type === 'approve') for (const run of world.runs.values()) run.approvals[frame.approval_id]?.(frame.decision);
   if (frame.type === 'resume') for (const old of world.log) if (old.seq > frame.after) tell(old);
   if (frame.type === 'history') {
-    const mine = world.log.filter((old) => old.conversation === (frame.conversation ?? 'main') && (!frame.before || old.seq < frame.before));
+    const mine = world.log.filter(
+      (old) => old.conversation === (frame.conversation ?? 'main') && (!frame.before || old.seq < frame.before),
+    );
     tell({ type: 'history', conversation: frame.conversation ?? 'main', items: mine.slice(-frame.limit), more: mine.length > frame.limit });
   }
 }
@@ -116,16 +209,34 @@ const usage = () => {
   const usd = (n) => (n / 1e9).toFixed(9);
   const sum = (key) => calls.reduce((total, call) => total + call[key], 0);
   const month = now().slice(0, 8);
-  const by_day = [3, 5, 6, 9, 12, 13, 17, 20].map((day, index) => ({ day: `${month}${String(day).padStart(2, '0')}`, tokens_in: 100, tokens_out: 20, cost_usd: usd(150_000 * (index % 4 + 1)) }));
+  const by_day = [3, 5, 6, 9, 12, 13, 17, 20].map((day, index) => ({
+    day: `${month}${String(day).padStart(2, '0')}`,
+    tokens_in: 100,
+    tokens_out: 20,
+    cost_usd: usd(150_000 * ((index % 4) + 1)),
+  }));
   const start = `${month}01T00:00:00Z`;
   const end = new Date(Date.UTC(new Date().getUTCFullYear(), new Date().getUTCMonth() + 1, 1)).toISOString();
-  return { period_start: start, period_end: end, base_usd: '50', usage_usd: usd(nanos), total_usd: usd(50e9 + nanos), cap_usd: world.cap, cap_max_usd: '100', tokens_in: sum('tokens_in') + 12_345, tokens_out: sum('tokens_out') + 2_345, by_model: [{ model: 'practice/practice-1', tokens_in: 12_345, tokens_out: 2_345, cost_usd: usd(nanos) }], by_day };
+  return {
+    period_start: start,
+    period_end: end,
+    base_usd: '50',
+    usage_usd: usd(nanos),
+    total_usd: usd(50e9 + nanos),
+    cap_usd: world.cap,
+    cap_max_usd: '100',
+    tokens_in: sum('tokens_in') + 12_345,
+    tokens_out: sum('tokens_out') + 2_345,
+    by_model: [{ model: 'practice/practice-1', tokens_in: 12_345, tokens_out: 2_345, cost_usd: usd(nanos) }],
+    by_day,
+  };
 };
 
 function auth(req, res, path, body) {
   const signedIn = () => json(res, 200, { token: 'mock-token', expires_at: later(300_000), user: world.user });
   if (path === '/api/auth/signup' || path === '/api/auth/login') {
-    if (body.email === 'taken@example.org') return problem(res, 409, 'email_taken', 'This e-mail address already has an account. Log in instead.');
+    if (body.email === 'taken@example.org')
+      return problem(res, 409, 'email_taken', 'This e-mail address already has an account. Log in instead.');
     if (body.password === 'wrong') return problem(res, 401, 'wrong_credentials', 'E-mail address or password is wrong.');
     world.user = { id: 'u1', email: body.email, name: body.name ?? world.user?.name ?? 'Ada' };
     world.signedIn = true;
@@ -137,8 +248,17 @@ function auth(req, res, path, body) {
 
 function api(req, res, path, body) {
   if (path.startsWith('/api/auth/')) return auth(req, res, path, body);
-  if (path === '/api/client-config') return json(res, 200, { identity: 'local', payments: 'local', signup: world.signup, plan_usd: '50.00', markup_percent: 20, bots_per_user: 3 });
-  if (world.refuse && path.includes(world.refuse)) return problem(res, 503, 'unavailable', 'The database is away for the moment. Please try again shortly.');
+  if (path === '/api/client-config')
+    return json(res, 200, {
+      identity: 'local',
+      payments: 'local',
+      signup: world.signup,
+      plan_usd: '50.00',
+      markup_percent: 20,
+      bots_per_user: 3,
+    });
+  if (world.refuse && path.includes(world.refuse))
+    return problem(res, 503, 'unavailable', 'The database is away for the moment. Please try again shortly.');
   if (req.headers.authorization !== 'Bearer mock-token') return problem(res, 401, 'unauthenticated', 'Please log in.');
   const route = `${req.method} ${path}`;
   if (path === '/api/events') {
@@ -153,7 +273,24 @@ function api(req, res, path, body) {
   if (route === 'POST /api/billing/checkout') return json(res, 200, { url: '/checkout/abc123' });
   if (route === 'GET /api/billing/usage') return json(res, 200, usage());
   if (route === 'PUT /api/billing/cap') return ((world.cap = body.cap_usd), json(res, 200, {}));
-  if (route === 'GET /api/models') return json(res, 200, { items: [{ id: 'practice/practice-1', name: 'Practice model', strengths: 'Tries everything out, without a key.', price: { input_usd: '0.15', output_usd: '0.6' } }, { id: 'venice/llama-3.3-70b', name: 'Llama 3.3 70B', strengths: 'A good all-rounder.', price: { input_usd: '0.7', output_usd: '2.8' } }], next: null });
+  if (route === 'GET /api/models')
+    return json(res, 200, {
+      items: [
+        {
+          id: 'practice/practice-1',
+          name: 'Practice model',
+          strengths: 'Tries everything out, without a key.',
+          price: { input_usd: '0.15', output_usd: '0.6' },
+        },
+        {
+          id: 'venice/llama-3.3-70b',
+          name: 'Llama 3.3 70B',
+          strengths: 'A good all-rounder.',
+          price: { input_usd: '0.7', output_usd: '2.8' },
+        },
+      ],
+      next: null,
+    });
   return botApi(req, res, path, body);
 }
 
@@ -161,7 +298,8 @@ function botApi(req, res, path, body) {
   const [, , , id, noun, part] = path.split('/');
   const bot = world.bots.find((one) => one.id === id);
   if (!bot) return problem(res, 404, 'bot_not_found', 'None of your assistants has this id.');
-  if (!noun && req.method === 'DELETE') return (world.bots.splice(world.bots.indexOf(bot), 1), event('bot.deleted', bot), res.writeHead(204).end());
+  if (!noun && req.method === 'DELETE')
+    return (world.bots.splice(world.bots.indexOf(bot), 1), event('bot.deleted', bot), res.writeHead(204).end());
   if (!noun) return json(res, 200, bot);
   if (noun === 'restart') return (void start(bot), json(res, 202, {}));
   if (noun === 'chat-ticket') return json(res, 200, { ticket: 't', expires_at: later(30_000) });
@@ -180,7 +318,9 @@ function botApi(req, res, path, body) {
 
 async function file(res, root, path, fallback) {
   const wanted = join(root, normalize(path));
-  const body = await readFile(wanted).catch(() => (fallback ? readFile(join(root, fallback)) : null)).catch(() => null);
+  const body = await readFile(wanted)
+    .catch(() => (fallback ? readFile(join(root, fallback)) : null))
+    .catch(() => null);
   if (!body) return res.writeHead(404).end('not found');
   const type = types[extname(wanted)] ?? 'text/html';
   res.writeHead(200, { 'content-type': `${type}; charset=utf-8`, 'content-security-policy': CSP }).end(body);
@@ -194,7 +334,8 @@ const server = createServer(async (req, res) => {
   if (world.slow) await new Promise((done) => setTimeout(done, world.slow));
   if (pathname.startsWith('/mock/')) return (knobs[pathname.split('/')[2]]?.(pathname.split('/')[3]), res.end('ok'));
   if (pathname.startsWith('/api/')) return api(req, res, pathname, body);
-  if (pathname.startsWith('/checkout/') && req.method === 'POST') return (void start(world.bots[0]), json(res, 200, { bot_id: world.bots[0].id, return_url: `/app/bots/${world.bots[0].id}` }));
+  if (pathname.startsWith('/checkout/') && req.method === 'POST')
+    return (void start(world.bots[0]), json(res, 200, { bot_id: world.bots[0].id, return_url: `/app/bots/${world.bots[0].id}` }));
   if (pathname.startsWith('/checkout/')) return file(res, join(here, '../../site'), 'checkout.html');
   if (pathname.startsWith('/app')) return file(res, join(here, '../dist'), pathname.slice(4) || 'index.html', 'index.html');
   return file(res, join(here, '../../site'), pathname === '/' ? 'index.html' : pathname);

@@ -33,7 +33,19 @@ test('the landing page has the same colours', () => {
 
 test('text has a contrast of 4.5, edges of controls 3', () => {
   const onPaper = ['ink', 'muted', 'accent-ink'].flatMap((text) => ['paper', 'surface', 'sunken'].map((behind) => [text, behind]));
-  const pairs = [...onPaper, ['on-accent', 'accent'], ['ink', 'accent-soft'], ['muted', 'accent-soft'], ['good', 'good-soft'], ['warn', 'warn-soft'], ['bad', 'bad-soft'], ['bad', 'surface'], ['bad', 'paper'], ['good', 'paper'], ['warn', 'surface']];
+  const pairs = [
+    ...onPaper,
+    ['on-accent', 'accent'],
+    ['ink', 'accent-soft'],
+    ['muted', 'accent-soft'],
+    ['good', 'good-soft'],
+    ['warn', 'warn-soft'],
+    ['bad', 'bad-soft'],
+    ['bad', 'surface'],
+    ['bad', 'paper'],
+    ['good', 'paper'],
+    ['warn', 'surface'],
+  ];
   for (const theme of [light, dark]) {
     const faint = pairs.filter(([text, behind]) => contrast(theme[text!]!, theme[behind!]!) < 4.5);
     expect(faint).toEqual([]);

@@ -20,7 +20,10 @@ function stage(answers: (() => Response | Promise<Response>)[]) {
 test('many callers share one refresh, and the token is renewed before it ends', async () => {
   const answers: (() => Response)[] = [];
   const { session, calls, signedIn, later } = stage(answers);
-  answers.push(() => signedIn('one'), () => signedIn('two'));
+  answers.push(
+    () => signedIn('one'),
+    () => signedIn('two'),
+  );
   expect(await Promise.all([session.token(), session.token(), session.token()])).toEqual(['one', 'one', 'one']);
   expect(calls).toHaveLength(1);
   later(280_000);
@@ -31,7 +34,10 @@ test('many callers share one refresh, and the token is renewed before it ends', 
 test('two requests refused with the same token renew it once', async () => {
   const answers: (() => Response)[] = [];
   const { session, calls, signedIn } = stage(answers);
-  answers.push(() => signedIn('one'), () => signedIn('two'));
+  answers.push(
+    () => signedIn('one'),
+    () => signedIn('two'),
+  );
   await session.token();
   expect(await Promise.all([session.renew('one'), session.renew('one')])).toEqual(['two', 'two']);
   expect(await session.renew('one')).toBe('two');
@@ -56,6 +62,9 @@ test('a refused cookie signs out; a server that is away does not', async () => {
 
 test('a wrong password is the server’s sentence, and nobody is signed in', async () => {
   const { session } = stage([() => json(401, { code: 'bad_credentials', title: 'No', detail: 'That password is wrong.', status: 401 })]);
-  await expect(session.logIn({ email: 'a@b.c', password: 'x' })).rejects.toMatchObject({ code: 'bad_credentials', message: 'No. That password is wrong.' });
+  await expect(session.logIn({ email: 'a@b.c', password: 'x' })).rejects.toMatchObject({
+    code: 'bad_credentials',
+    message: 'No. That password is wrong.',
+  });
   expect(session.get().status).toBe('unknown');
 });

@@ -7,11 +7,7 @@ import type { LogInBody, SignedIn, SignUpBody, User } from './types';
 /** Renew this long before the end, so that a slow request does not carry a dead token. */
 export const RENEW_BEFORE_MS = 30_000;
 
-export type SessionState =
-  | { status: 'unknown' }
-  | { status: 'offline' }
-  | { status: 'signed-out' }
-  | { status: 'signed-in'; user: User };
+export type SessionState = { status: 'unknown' } | { status: 'offline' } | { status: 'signed-out' } | { status: 'signed-in'; user: User };
 
 export interface SessionParts {
   fetch: typeof fetch;

@@ -30,17 +30,26 @@ export function Account() {
 function You({ name, email }: { name: string; email: string }) {
   const [edited, setEdited] = useState(name);
   const change = useChange(api.changeMe, []);
-  const save = () =>
-    change.mutate(
-      { name: edited.trim() },
-      { onSuccess: (user) => (session.update(user), toast('Saved.')) },
-    );
+  const save = () => change.mutate({ name: edited.trim() }, { onSuccess: (user) => (session.update(user), toast('Saved.')) });
   return (
     <Card title="You">
       <Row name="E-mail" value={email} testID="account-email" />
-      <Field label="Name" testID="account-name" value={edited} onChangeText={setEdited} onSubmitEditing={save} fault={change.error ? sentence(change.error) : null} />
+      <Field
+        label="Name"
+        testID="account-name"
+        value={edited}
+        onChangeText={setEdited}
+        onSubmitEditing={save}
+        fault={change.error ? sentence(change.error) : null}
+      />
       <View className="flex-row gap-3">
-        <Button label="Save" onPress={save} busy={change.isPending} disabled={!edited.trim() || edited.trim() === name} testID="account-save" />
+        <Button
+          label="Save"
+          onPress={save}
+          busy={change.isPending}
+          disabled={!edited.trim() || edited.trim() === name}
+          testID="account-save"
+        />
         <LogOut />
       </View>
     </Card>
@@ -66,7 +75,14 @@ function Assistants() {
       {bots.data?.items.map((bot) => (
         <View key={bot.id} className="flex-row items-center justify-between gap-3">
           <Text className="shrink">{bot.bot_name}</Text>
-          <Button small kind="quiet" label="Open" hint={`Open ${bot.bot_name}`} onPress={() => router.push({ pathname: '/bots/[bot]', params: { bot: bot.id } })} testID={`account-bot-${bot.id}`} />
+          <Button
+            small
+            kind="quiet"
+            label="Open"
+            hint={`Open ${bot.bot_name}`}
+            onPress={() => router.push({ pathname: '/bots/[bot]', params: { bot: bot.id } })}
+            testID={`account-bot-${bot.id}`}
+          />
         </View>
       ))}
       {full ? (

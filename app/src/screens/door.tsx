@@ -30,7 +30,11 @@ export function DoorLink({ question, label, to, testID }: { question: string; la
   return (
     <View className="flex-row flex-wrap justify-center gap-x-2">
       <Text tone="muted">{question}</Text>
-      <Link href={{ pathname: to, params } as Href} testID={testID} className="rounded text-base font-semibold leading-6 text-accent-ink underline">
+      <Link
+        href={{ pathname: to, params } as Href}
+        testID={testID}
+        className="rounded text-base font-semibold leading-6 text-accent-ink underline"
+      >
         {label}
       </Link>
     </View>

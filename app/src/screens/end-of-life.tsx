@@ -24,7 +24,9 @@ export function EndOfLife({ bot }: { bot: Bot }) {
     });
   return (
     <Card title="Restart and delete">
-      <Text tone="muted">A restart takes a few seconds and forgets nothing. Deleting takes its memory, files and conversations with it.</Text>
+      <Text tone="muted">
+        A restart takes a few seconds and forgets nothing. Deleting takes its memory, files and conversations with it.
+      </Text>
       <View className="flex-row flex-wrap gap-3">
         <Button kind="quiet" icon="retry" label="Restart" onPress={again} busy={restart.isPending} testID="bot-restart" />
         <Button kind="danger" icon="trash" label="Delete" onPress={() => setAsking(true)} testID="bot-delete" />
@@ -51,7 +53,15 @@ function DeleteBot({ bot, open, onClose }: { bot: Bot; open: boolean; onClose: (
   return (
     <Dialog open={open} title={`Delete ${bot.bot_name}?`} onClose={onClose} testID="bot-delete-dialog">
       <Text>Its memory, files and conversations are removed for good. What it has used this month stays on the bill.</Text>
-      <Field label={`Type “${bot.bot_name}” to confirm`} testID="bot-delete-name" value={typed} onChangeText={setTyped} onSubmitEditing={confirm} autoCorrect={false} fault={remove.error ? sentence(remove.error) : null} />
+      <Field
+        label={`Type “${bot.bot_name}” to confirm`}
+        testID="bot-delete-name"
+        value={typed}
+        onChangeText={setTyped}
+        onSubmitEditing={confirm}
+        autoCorrect={false}
+        fault={remove.error ? sentence(remove.error) : null}
+      />
       <View className="flex-row gap-3">
         <Button kind="quiet" label="Keep it" onPress={onClose} testID="bot-delete-cancel" grow />
         <Button kind="danger" label="Delete" onPress={confirm} disabled={!sure} busy={remove.isPending} testID="bot-delete-confirm" grow />

@@ -7,7 +7,15 @@ import { Button } from '@/ui/button';
 
 export function Fault({ error, onRetry, testID }: { error: unknown; onRetry: () => void; testID: string }) {
   return (
-    <Banner kind="bad" testID={testID} action={<View><Button small kind="quiet" label="Try again" onPress={onRetry} testID={`${testID}-retry`} /></View>}>
+    <Banner
+      kind="bad"
+      testID={testID}
+      action={
+        <View>
+          <Button small kind="quiet" label="Try again" onPress={onRetry} testID={`${testID}-retry`} />
+        </View>
+      }
+    >
       {sentence(error)}
     </Banner>
   );

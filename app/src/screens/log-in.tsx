@@ -19,15 +19,39 @@ export function LogIn() {
   const [password, setPassword] = useState('');
   const submit = () => void door.enter(missingIn({ email, password }), () => session.logIn({ email: email.trim(), password }));
   return (
-    <Door title="Welcome back" line={door.next ? 'Log in, and you go on where you were.' : 'Your assistant has kept everything.'} testID="log-in">
+    <Door
+      title="Welcome back"
+      line={door.next ? 'Log in, and you go on where you were.' : 'Your assistant has kept everything.'}
+      testID="log-in"
+    >
       {door.above ? (
         <Banner kind="bad" testID="log-in-fault">
           {door.above}
         </Banner>
       ) : null}
       <View className="gap-4">
-        <Field label="E-mail" testID="log-in-email" value={email} onChangeText={setEmail} fault={door.at('email')} inputMode="email" autoComplete="email" autoCapitalize="none" autoFocus onSubmitEditing={submit} />
-        <Field label="Password" testID="log-in-password" value={password} onChangeText={setPassword} fault={door.at('password')} secureTextEntry autoComplete="current-password" onSubmitEditing={submit} />
+        <Field
+          label="E-mail"
+          testID="log-in-email"
+          value={email}
+          onChangeText={setEmail}
+          fault={door.at('email')}
+          inputMode="email"
+          autoComplete="email"
+          autoCapitalize="none"
+          autoFocus
+          onSubmitEditing={submit}
+        />
+        <Field
+          label="Password"
+          testID="log-in-password"
+          value={password}
+          onChangeText={setPassword}
+          fault={door.at('password')}
+          secureTextEntry
+          autoComplete="current-password"
+          onSubmitEditing={submit}
+        />
         <Button label="Log in" onPress={submit} busy={door.busy} testID="log-in-submit" />
         <MailLink email={email.trim()} />
       </View>

@@ -51,21 +51,43 @@ function Form({ bot }: { bot: Bot }) {
 
 function Character({ draft }: { draft: Draft }) {
   const { settings, edit } = draft;
-  const zones = useMemo(() => allTimezones(settings.timezone).map((zone) => ({ value: zone, label: zoneLabel(zone, new Date()) })), [settings.timezone]);
+  const zones = useMemo(
+    () => allTimezones(settings.timezone).map((zone) => ({ value: zone, label: zoneLabel(zone, new Date()) })),
+    [settings.timezone],
+  );
   return (
     <Card title="Character">
-      <Field label="Name" testID="settings-name" value={settings.bot_name} onChangeText={(bot_name) => edit({ bot_name })} fault={draft.fault?.field === 'bot_name' ? draft.fault.text : null} />
+      <Field
+        label="Name"
+        testID="settings-name"
+        value={settings.bot_name}
+        onChangeText={(bot_name) => edit({ bot_name })}
+        fault={draft.fault?.field === 'bot_name' ? draft.fault.text : null}
+      />
       <View className="gap-1.5">
         <Text size="sm" weight="bold">
           Personality
         </Text>
         <View role="radiogroup" aria-label="Personality" className="gap-2">
           {PERSONALITIES.map(({ id, title, line }) => (
-            <ChoiceCard key={id} title={title} line={line} chosen={settings.personality === id} onPress={() => edit({ personality: id })} testID={`settings-personality-${id}`} />
+            <ChoiceCard
+              key={id}
+              title={title}
+              line={line}
+              chosen={settings.personality === id}
+              onPress={() => edit({ personality: id })}
+              testID={`settings-personality-${id}`}
+            />
           ))}
         </View>
       </View>
-      <Select label="Time zone" testID="settings-timezone" value={settings.timezone} options={zones} onChange={(timezone) => edit({ timezone })} />
+      <Select
+        label="Time zone"
+        testID="settings-timezone"
+        value={settings.timezone}
+        options={zones}
+        onChange={(timezone) => edit({ timezone })}
+      />
     </Card>
   );
 }
@@ -79,7 +101,14 @@ function Models({ draft: { settings, edit } }: { draft: Draft }) {
   return (
     <Card title="Models">
       {models.error ? <Fault error={models.error} onRetry={() => void models.refetch()} testID="settings-models-fault" /> : null}
-      <Select label="Model" testID="settings-model" value={settings.default_model} options={options} onChange={(default_model) => edit({ default_model })} help="Answers your messages. Prices are the provider’s; 20 % is added." />
+      <Select
+        label="Model"
+        testID="settings-model"
+        value={settings.default_model}
+        options={options}
+        onChange={(default_model) => edit({ default_model })}
+        help="Answers your messages. Prices are the provider’s; 20 % is added."
+      />
       <Select
         label="Fallback"
         testID="settings-fallback"
@@ -100,9 +129,22 @@ function Notifications({ draft }: { draft: Draft }) {
     <Card title="Notifications">
       <Toggle label="By e-mail" on={notifications.email} onChange={(email) => edit({ email })} testID="settings-notify-email" />
       <Toggle label="On my phone" on={notifications.push} onChange={(push) => edit({ push })} testID="settings-notify-push" />
-      <Toggle label="A daily summary" line="Your assistant writes it by itself, so it costs a little each day." on={summary !== null} onChange={(on) => edit({ daily_summary_at: on ? '09:00' : null })} testID="settings-summary" />
+      <Toggle
+        label="A daily summary"
+        line="Your assistant writes it by itself, so it costs a little each day."
+        on={summary !== null}
+        onChange={(on) => edit({ daily_summary_at: on ? '09:00' : null })}
+        testID="settings-summary"
+      />
       {summary !== null ? (
-        <Field label="At" testID="settings-summary-at" value={summary} onChangeText={(daily_summary_at) => edit({ daily_summary_at })} fault={draft.fault?.field === 'notifications.daily_summary_at' ? draft.fault.text : null} help="Hours and minutes in the assistant’s time zone, such as 09:00." />
+        <Field
+          label="At"
+          testID="settings-summary-at"
+          value={summary}
+          onChangeText={(daily_summary_at) => edit({ daily_summary_at })}
+          fault={draft.fault?.field === 'notifications.daily_summary_at' ? draft.fault.text : null}
+          help="Hours and minutes in the assistant’s time zone, such as 09:00."
+        />
       ) : null}
     </Card>
   );

@@ -48,10 +48,50 @@ function Form({ invited }: { invited: boolean }) {
           {door.above}
         </Banner>
       ) : null}
-      {invited ? <Field label="Invitation" testID="sign-up-invite" value={invite} onChangeText={setInvite} fault={door.at('invite')} help="Accounts here are by invitation: paste the code that you were given." autoCapitalize="none" autoCorrect={false} /> : null}
-      <Field label="Your name" testID="sign-up-name" value={name} onChangeText={setName} fault={door.at('name')} autoComplete="name" autoFocus onSubmitEditing={submit} />
-      <Field label="E-mail" testID="sign-up-email" value={email} onChangeText={setEmail} fault={door.at('email')} inputMode="email" autoComplete="email" autoCapitalize="none" onSubmitEditing={submit} />
-      <Field label="Password" testID="sign-up-password" value={password} onChangeText={setPassword} fault={door.at('password')} help="At least 10 characters. A sentence is easier to remember than a puzzle." secureTextEntry autoComplete="new-password" onSubmitEditing={submit} />
+      {invited ? (
+        <Field
+          label="Invitation"
+          testID="sign-up-invite"
+          value={invite}
+          onChangeText={setInvite}
+          fault={door.at('invite')}
+          help="Accounts here are by invitation: paste the code that you were given."
+          autoCapitalize="none"
+          autoCorrect={false}
+        />
+      ) : null}
+      <Field
+        label="Your name"
+        testID="sign-up-name"
+        value={name}
+        onChangeText={setName}
+        fault={door.at('name')}
+        autoComplete="name"
+        autoFocus
+        onSubmitEditing={submit}
+      />
+      <Field
+        label="E-mail"
+        testID="sign-up-email"
+        value={email}
+        onChangeText={setEmail}
+        fault={door.at('email')}
+        inputMode="email"
+        autoComplete="email"
+        autoCapitalize="none"
+        onSubmitEditing={submit}
+      />
+      <Field
+        label="Password"
+        testID="sign-up-password"
+        value={password}
+        onChangeText={setPassword}
+        fault={door.at('password')}
+        help="At least 10 characters. A sentence is easier to remember than a puzzle."
+        secureTextEntry
+        autoComplete="new-password"
+        onSubmitEditing={submit}
+      />
       <Button label="Create account" onPress={submit} busy={door.busy} testID="sign-up-submit" />
     </View>
   );

@@ -32,9 +32,7 @@ export function Starting({ bot }: { bot: Bot }) {
           {failed ? 'Nothing is lost. Trying again is safe.' : `${tookWord(overallMs(bot.steps, now))} so far. The chat opens by itself.`}
         </Text>
       </View>
-      <Card>
-        {bot.steps.length ? timeline(bot.steps, now).map((row) => <StepRow key={row.key} row={row} />) : <Skeleton lines={2} />}
-      </Card>
+      <Card>{bot.steps.length ? timeline(bot.steps, now).map((row) => <StepRow key={row.key} row={row} />) : <Skeleton lines={2} />}</Card>
       {failed ? (
         <>
           <Banner kind="bad" testID="starting-reason">
@@ -45,7 +43,13 @@ export function Starting({ bot }: { bot: Bot }) {
               {sentence(restart.error)}
             </Banner>
           ) : null}
-          <Button label="Try again" icon="retry" onPress={() => restart.mutate(undefined)} busy={restart.isPending} testID="starting-retry" />
+          <Button
+            label="Try again"
+            icon="retry"
+            onPress={() => restart.mutate(undefined)}
+            busy={restart.isPending}
+            testID="starting-retry"
+          />
         </>
       ) : null}
     </Column>
@@ -56,7 +60,11 @@ function StepRow({ row }: { row: TimelineRow }) {
   const { state } = row;
   const note = state === 'late' ? 'This takes longer than it should. It goes on trying.' : null;
   return (
-    <View className="flex-row items-start gap-3" testID="starting-step" aria-label={`${row.sentence}, ${state}, ${tookWord(row.elapsedMs)}`}>
+    <View
+      className="flex-row items-start gap-3"
+      testID="starting-step"
+      aria-label={`${row.sentence}, ${state}, ${tookWord(row.elapsedMs)}`}
+    >
       <View className="h-6 w-6 items-center justify-center" aria-hidden>
         {state === 'done' ? <Icon name="check" color="good" /> : state === 'failed' ? <Icon name="close" color="bad" /> : <Spinner />}
       </View>

@@ -15,7 +15,8 @@ const BAR_MIN = 3;
 /** A month has just begun: a single bar should not fill the page. */
 const BAR_WIDTH_MAX = 36;
 
-const dayLabel = (day: string) => new Date(`${day}T00:00:00Z`).toLocaleDateString(undefined, { day: 'numeric', month: 'long', timeZone: 'UTC' });
+const dayLabel = (day: string) =>
+  new Date(`${day}T00:00:00Z`).toLocaleDateString(undefined, { day: 'numeric', month: 'long', timeZone: 'UTC' });
 
 export function DayChart({ usage }: { usage: Usage }) {
   const [width, setWidth] = useState(0);
@@ -26,13 +27,29 @@ export function DayChart({ usage }: { usage: Usage }) {
   const used = days.filter((day) => day.height > 0);
   const words = used.map((day) => `${day.day}: ${exactUsd(day.usd)}`).join(', ');
   return (
-    <View onLayout={({ nativeEvent }) => setWidth(nativeEvent.layout.width)} className="gap-2" testID="usage-chart" role="img" aria-label={words || 'Nothing used yet'}>
+    <View
+      onLayout={({ nativeEvent }) => setWidth(nativeEvent.layout.width)}
+      className="gap-2"
+      testID="usage-chart"
+      role="img"
+      aria-label={words || 'Nothing used yet'}
+    >
       {width > 0 ? (
         <Svg width={width} height={HEIGHT} aria-hidden>
           <Rect x={0} y={HEIGHT - 1} width={width} height={1} fill={line} />
           {days.map((day, index) => {
             const height = day.height ? Math.max(BAR_MIN, day.height * (HEIGHT - 2)) : 0;
-            return <Rect key={day.day} x={index * slot + slot * 0.14} y={HEIGHT - 1 - height} width={slot * 0.72} height={height} rx={2} fill={accent} />;
+            return (
+              <Rect
+                key={day.day}
+                x={index * slot + slot * 0.14}
+                y={HEIGHT - 1 - height}
+                width={slot * 0.72}
+                height={height}
+                rx={2}
+                fill={accent}
+              />
+            );
           })}
         </Svg>
       ) : null}

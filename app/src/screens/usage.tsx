@@ -88,8 +88,19 @@ function Cap({ usage }: { usage: Usage }) {
   };
   return (
     <Card title="Monthly cap on usage">
-      <Text tone="muted">When usage reaches it, your assistant says so and waits until you raise it or the month ends. The highest possible here is {roundUsd(usage.cap_max_usd)}.</Text>
-      <Field label="Dollars a month" testID="usage-cap" value={typed} onChangeText={setTyped} onSubmitEditing={save} inputMode="decimal" fault={wrong ?? (change.error ? sentence(change.error) : null)} />
+      <Text tone="muted">
+        When usage reaches it, your assistant says so and waits until you raise it or the month ends. The highest possible here is{' '}
+        {roundUsd(usage.cap_max_usd)}.
+      </Text>
+      <Field
+        label="Dollars a month"
+        testID="usage-cap"
+        value={typed}
+        onChangeText={setTyped}
+        onSubmitEditing={save}
+        inputMode="decimal"
+        fault={wrong ?? (change.error ? sentence(change.error) : null)}
+      />
       <View className="flex-row">
         <Button label="Set the cap" onPress={save} busy={change.isPending} testID="usage-cap-save" />
       </View>

@@ -74,24 +74,70 @@ export function Wizard() {
       ) : null}
       <View className="flex-row gap-3">
         {index > 0 ? <Button kind="quiet" label="Back" onPress={() => (setFault(null), setIndex(index - 1))} testID="wizard-back" /> : null}
-        <Button label={last ? 'Create my assistant' : 'Next'} onPress={() => void next()} busy={create.isPending} testID="wizard-next" grow />
+        <Button
+          label={last ? 'Create my assistant' : 'Next'}
+          onPress={() => void next()}
+          busy={create.isPending}
+          testID="wizard-next"
+          grow
+        />
       </View>
     </Column>
   );
 }
 
-function Question({ step, answers, answer, fault, onNext }: { step: WizardStep; answers: Answers; answer: (change: Partial<Answers>) => void; fault: string | null; onNext: () => void }) {
+function Question({
+  step,
+  answers,
+  answer,
+  fault,
+  onNext,
+}: {
+  step: WizardStep;
+  answers: Answers;
+  answer: (change: Partial<Answers>) => void;
+  fault: string | null;
+  onNext: () => void;
+}) {
   const zones = useMemo(() => allTimezones(browserTimezone()).map((zone) => ({ value: zone, label: zoneLabel(zone, new Date()) })), []);
   if (step === 'name') {
-    return <Field label="Name" testID="wizard-name" value={answers.name} onChangeText={(name) => answer({ name })} fault={fault} placeholder="Pearl, for example" autoFocus autoCorrect={false} onSubmitEditing={onNext} />;
+    return (
+      <Field
+        label="Name"
+        testID="wizard-name"
+        value={answers.name}
+        onChangeText={(name) => answer({ name })}
+        fault={fault}
+        placeholder="Pearl, for example"
+        autoFocus
+        autoCorrect={false}
+        onSubmitEditing={onNext}
+      />
+    );
   }
   if (step === 'timezone') {
-    return <Select label="Time zone" testID="wizard-timezone" value={answers.timezone} options={zones} onChange={(timezone) => answer({ timezone })} help="Taken from your browser. Change it if you live elsewhere." />;
+    return (
+      <Select
+        label="Time zone"
+        testID="wizard-timezone"
+        value={answers.timezone}
+        options={zones}
+        onChange={(timezone) => answer({ timezone })}
+        help="Taken from your browser. Change it if you live elsewhere."
+      />
+    );
   }
   return (
     <View role="radiogroup" aria-label={TITLES.vertical[0]} className="gap-3">
       {VERTICALS.map(({ id, title, line }) => (
-        <ChoiceCard key={id} title={title} line={line} chosen={answers.vertical === id} onPress={() => answer({ vertical: id })} testID={`wizard-vertical-${id}`} />
+        <ChoiceCard
+          key={id}
+          title={title}
+          line={line}
+          chosen={answers.vertical === id}
+          onPress={() => answer({ vertical: id })}
+          testID={`wizard-vertical-${id}`}
+        />
       ))}
     </View>
   );

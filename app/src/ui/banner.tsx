@@ -12,11 +12,25 @@ const FACES = {
   bad: { box: 'bg-bad-soft', icon: 'alert', tone: 'bad' },
 } as const;
 
-export function Banner({ kind, children, action, testID }: { kind: keyof typeof FACES; children: ReactNode; action?: ReactNode; testID: string }) {
+export function Banner({
+  kind,
+  children,
+  action,
+  testID,
+}: {
+  kind: keyof typeof FACES;
+  children: ReactNode;
+  action?: ReactNode;
+  testID: string;
+}) {
   const face = FACES[kind];
   const color = face.tone === 'ink' ? 'muted' : face.tone;
   return (
-    <View testID={testID} role={kind === 'bad' ? 'alert' : 'status'} className={`flex-row items-center gap-3 rounded-xl px-4 py-3 ${face.box}`}>
+    <View
+      testID={testID}
+      role={kind === 'bad' ? 'alert' : 'status'}
+      className={`flex-row items-center gap-3 rounded-xl px-4 py-3 ${face.box}`}
+    >
       <View className="shrink-0">
         <Icon name={face.icon as IconName} color={color} />
       </View>

@@ -54,7 +54,16 @@ export function Button({ label, onPress, testID, kind = 'primary', icon, busy, d
 }
 
 /** A round or square button that shows only an icon; `label` names it. */
-export function IconButton({ label, icon, onPress, testID, color = 'muted', filled, disabled, expanded }: {
+export function IconButton({
+  label,
+  icon,
+  onPress,
+  testID,
+  color = 'muted',
+  filled,
+  disabled,
+  expanded,
+}: {
   label: string;
   icon: IconName;
   onPress: () => void;

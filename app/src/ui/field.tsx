@@ -36,7 +36,13 @@ export function Field({ label, help, fault, testID, ...input }: FieldProps) {
         className={`min-h-12 rounded-xl border-2 bg-surface px-4 py-2.5 text-base text-ink ${edge}`}
       />
       {note ? (
-        <Text size="sm" tone={fault ? 'bad' : 'muted'} nativeID={`${id}-note`} role={fault ? 'alert' : undefined} testID={fault ? `${testID}-fault` : undefined}>
+        <Text
+          size="sm"
+          tone={fault ? 'bad' : 'muted'}
+          nativeID={`${id}-note`}
+          role={fault ? 'alert' : undefined}
+          testID={fault ? `${testID}-fault` : undefined}
+        >
           {note}
         </Text>
       ) : null}

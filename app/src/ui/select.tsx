@@ -20,7 +20,14 @@ const SEARCH_FROM = 9;
 /** Rows drawn at once; with more, the search says that there are more. */
 const ROWS_MAX = 60;
 
-export function Select({ label, value, options, onChange, testID, help }: {
+export function Select({
+  label,
+  value,
+  options,
+  onChange,
+  testID,
+  help,
+}: {
   label: string;
   value: string;
   options: readonly Option[];
@@ -60,7 +67,13 @@ export function Select({ label, value, options, onChange, testID, help }: {
   );
 }
 
-function Options({ label, options, value, testID, onChoose }: {
+function Options({
+  label,
+  options,
+  value,
+  testID,
+  onChoose,
+}: {
   label: string;
   options: readonly Option[];
   value: string;
@@ -73,13 +86,27 @@ function Options({ label, options, value, testID, onChoose }: {
     <>
       {options.length >= SEARCH_FROM ? (
         <View className="px-5 pb-3">
-          <Field label="Search" testID={`${testID}-search`} value={search} onChangeText={setSearch} autoFocus autoCorrect={false} autoCapitalize="none" />
+          <Field
+            label="Search"
+            testID={`${testID}-search`}
+            value={search}
+            onChangeText={setSearch}
+            autoFocus
+            autoCorrect={false}
+            autoCapitalize="none"
+          />
         </View>
       ) : null}
       <ScrollView contentContainerClassName="px-3 pb-4" keyboardShouldPersistTaps="handled">
         <View role="radiogroup" aria-label={label}>
           {found.slice(0, ROWS_MAX).map((option) => (
-            <OptionRow key={option.value} option={option} chosen={option.value === value} testID={`${testID}-option-${option.value}`} onPress={() => onChoose(option.value)} />
+            <OptionRow
+              key={option.value}
+              option={option}
+              chosen={option.value === value}
+              testID={`${testID}-option-${option.value}`}
+              onPress={() => onChoose(option.value)}
+            />
           ))}
         </View>
         {found.length > ROWS_MAX ? (

@@ -25,9 +25,19 @@ export function toast(text: string, kind: 'good' | 'bad' = 'good'): void {
 export function Toasts() {
   const toasts = useToasts((state) => state.toasts);
   return (
-    <View pointerEvents="none" aria-live="polite" role="status" className="absolute inset-x-0 top-16 items-center gap-2 px-4" testID="toasts">
+    <View
+      pointerEvents="none"
+      aria-live="polite"
+      role="status"
+      className="absolute inset-x-0 top-16 items-center gap-2 px-4"
+      testID="toasts"
+    >
       {toasts.map(({ id, text, bad }) => (
-        <View key={id} testID={bad ? 'toast-bad' : 'toast'} className={`max-w-md rounded-xl border px-4 py-3 ${bad ? 'border-bad bg-bad-soft' : 'border-edge bg-surface'}`}>
+        <View
+          key={id}
+          testID={bad ? 'toast-bad' : 'toast'}
+          className={`max-w-md rounded-xl border px-4 py-3 ${bad ? 'border-bad bg-bad-soft' : 'border-edge bg-surface'}`}
+        >
           <Text size="sm" weight="medium" tone={bad ? 'bad' : 'ink'}>
             {text}
           </Text>

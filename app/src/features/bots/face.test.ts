@@ -20,10 +20,19 @@ test('each state has its page', () => {
 
 test('the timeline counts what ended, what runs and what is late', () => {
   const at = (second: number) => new Date(second * 1000).toISOString();
-  const step = (name: string, start: number, end: number | null) =>
-    ({ name, sentence: name, started_at: at(start), deadline_at: at(start + 10), ended_at: end === null ? null : at(end), outcome: end === null ? null : ('done' as const) });
+  const step = (name: string, start: number, end: number | null) => ({
+    name,
+    sentence: name,
+    started_at: at(start),
+    deadline_at: at(start + 10),
+    ended_at: end === null ? null : at(end),
+    outcome: end === null ? null : ('done' as const),
+  });
   const steps = [step('a', 0, 2), step('b', 2, null)];
-  expect(timeline(steps, 7_000).map((row) => [row.state, row.elapsedMs])).toEqual([['done', 2000], ['now', 5000]]);
+  expect(timeline(steps, 7_000).map((row) => [row.state, row.elapsedMs])).toEqual([
+    ['done', 2000],
+    ['now', 5000],
+  ]);
   expect(timeline(steps, 13_000)[1]!.state).toBe('late');
   expect([overallMs(steps, 7_000), overallMs([], 7_000)]).toEqual([7000, 0]);
 });

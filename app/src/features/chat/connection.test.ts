@@ -61,7 +61,17 @@ test('history, then resume, then what waited; after a cut, resume at once and se
   sockets[1]!.onopen!();
   expect(sockets[1]!.sent).toEqual([{ type: 'resume', after: 7 }, send]);
   sockets[1]!.say({ type: 'ack', id: 'c1', run_id: 'r1' });
-  sockets[1]!.say({ type: 'message', role: 'user', run_id: 'r1', conversation: 'main', at, seq: 8, message_id: 'u', content: 'hi', done: true });
+  sockets[1]!.say({
+    type: 'message',
+    role: 'user',
+    run_id: 'r1',
+    conversation: 'main',
+    at,
+    seq: 8,
+    message_id: 'u',
+    content: 'hi',
+    done: true,
+  });
   expect([state().outbox, state().lastSeq]).toEqual([[], 8]);
   sockets[0]!.say({ ...old, seq: 99 });
   expect(state().lastSeq).toBe(8);

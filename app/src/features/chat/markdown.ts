@@ -63,7 +63,10 @@ function block(token: Token, depth: number): Prose[] {
 }
 
 function list(token: Tokens.List, depth: number): Prose {
-  const items = token.items.map((item) => ({ checked: item.task ? item.checked === true : null, children: blocks(item.tokens, depth + 1) }));
+  const items = token.items.map((item) => ({
+    checked: item.task ? item.checked === true : null,
+    children: blocks(item.tokens, depth + 1),
+  }));
   return { kind: 'list', ordered: token.ordered, start: Number(token.start) || 1, items };
 }
 

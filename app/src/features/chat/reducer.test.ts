@@ -61,11 +61,18 @@ test('however the connection was cut and the frames repeated, the end is the sam
       for (const cut of cuts) {
         const end = Math.min(beats.length, position + cut.after);
         state = play(state, beats.slice(position, end));
-        state = play(state, beats.slice(Math.max(0, end - cut.repeat), end).filter((beat) => beat.seq !== undefined));
+        state = play(
+          state,
+          beats.slice(Math.max(0, end - cut.repeat), end).filter((beat) => beat.seq !== undefined),
+        );
         state = reduce(state, { type: 'cut' });
         position = Math.min(beats.length, end + cut.missed);
         const again = replay(beats, position, state.lastSeq);
-        if (cut.strays) state = play(state, beats.slice(position - 1, position).filter((beat) => beat.seq === undefined));
+        if (cut.strays)
+          state = play(
+            state,
+            beats.slice(position - 1, position).filter((beat) => beat.seq === undefined),
+          );
         state = play(state, again);
         for (const key of ['main', 'other']) expect(textOf(state, key)).toEqual(textOf(play(emptyChat, beats.slice(0, position)), key));
       }
@@ -104,7 +111,17 @@ test('history pages and live frames meet without a gap or a repeat', () => {
 
 test('a message waits in the outbox until the server shows it back, in either order', () => {
   const message = { id: 'c1', conversation: 'main', text: 'hi', at, run_id: null, refused: null };
-  const shown = { type: 'message', role: 'user', run_id: 'r1', conversation: 'main', at, seq: 1, message_id: 'u', content: 'hi', done: true } as Frame;
+  const shown = {
+    type: 'message',
+    role: 'user',
+    run_id: 'r1',
+    conversation: 'main',
+    at,
+    seq: 1,
+    message_id: 'u',
+    content: 'hi',
+    done: true,
+  } as Frame;
   const submitted = reduce(emptyChat, { type: 'submit', message });
   expect(unsent(reduce(submitted, { type: 'submit', message }))).toHaveLength(1);
   const acked = reduce(submitted, { type: 'ack', id: 'c1', run_id: 'r1' });
@@ -128,6 +145,15 @@ test('a run is over after its last frame, and nothing opens again', () => {
   const beats = script([{ conversation: 'main', words: ['a', 'b'], thoughts: [], end: 'aborted' }]);
   const ended = play(emptyChat, beats);
   expect(isOver(ended.conversations.main!.runs.r0!)).toBe(true);
-  const late = { type: 'message', role: 'assistant', run_id: 'r0', conversation: 'main', at, message_id: 'm9', delta: 'x', done: false } as Frame;
+  const late = {
+    type: 'message',
+    role: 'assistant',
+    run_id: 'r0',
+    conversation: 'main',
+    at,
+    message_id: 'm9',
+    delta: 'x',
+    done: false,
+  } as Frame;
   expect(reduce(ended, { type: 'frame', frame: late })).toBe(ended);
 });

@@ -164,7 +164,8 @@ function staleConversation(conversation: Conversation): Conversation {
 
 /** The server shows the message back: it is history now. */
 function settleOutbox(state: ChatState, runId: string, id?: string): ChatState {
-  const shown = (message: Outgoing) => message.id === id || (message.run_id === runId && hasUserMessage(state, message.conversation, runId));
+  const shown = (message: Outgoing) =>
+    message.id === id || (message.run_id === runId && hasUserMessage(state, message.conversation, runId));
   return state.outbox.some(shown) ? { ...state, outbox: state.outbox.filter((message) => !shown(message)) } : state;
 }
 

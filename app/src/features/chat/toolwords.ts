@@ -31,7 +31,9 @@ export function toolTitle(tool: string, args: unknown, running: boolean): string
 
 export function detail(value: unknown): string {
   const text = typeof value === 'string' ? value : value === null || value === undefined ? '' : JSON.stringify(value, null, 2);
-  return text.length > DETAIL_CHARACTERS_MAX ? `${text.slice(0, DETAIL_CHARACTERS_MAX)}\n… (${text.length - DETAIL_CHARACTERS_MAX} more characters)` : text;
+  return text.length > DETAIL_CHARACTERS_MAX
+    ? `${text.slice(0, DETAIL_CHARACTERS_MAX)}\n… (${text.length - DETAIL_CHARACTERS_MAX} more characters)`
+    : text;
 }
 
 function toolHint(args: unknown): string {

@@ -37,7 +37,10 @@ test('a message on its way: waiting, running, refused', () => {
   expect(turnsOf(submitted, 'main')).toMatchObject([{ key: 'c1', state: 'waiting', question: 'hi' }]);
   const acked = reduce(submitted, { type: 'ack', id: 'c1', run_id: 'r9' });
   expect(activeRun(turnsOf(acked, 'main'))).toBe('r9');
-  const started = reduce(acked, { type: 'frame', frame: { type: 'run', phase: 'started', run_id: 'r9', conversation: 'main', at: at(1), seq: 900 } });
+  const started = reduce(acked, {
+    type: 'frame',
+    frame: { type: 'run', phase: 'started', run_id: 'r9', conversation: 'main', at: at(1), seq: 900 },
+  });
   expect(turnsOf(started, 'main')).toMatchObject([{ key: 'c1', runId: 'r9', state: 'running', question: 'hi' }]);
   const refused = reduce(submitted, { type: 'refused', id: 'c1', message: 'Too long.' });
   expect(turnsOf(refused, 'main')).toMatchObject([{ state: 'failed', reason: 'Too long.' }]);

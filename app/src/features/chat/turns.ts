@@ -116,7 +116,8 @@ function blocksOf(run: Run, over: boolean): Block[] {
   const blocks: Block[] = [];
   for (const frame of run.frames) addBlock(blocks, frame, over);
   for (const open of run.open) {
-    if (open.text.trim()) blocks.push({ kind: open.type === 'message' ? 'text' : 'thinking', key: textKey(open), text: open.text, streaming: true });
+    if (open.text.trim())
+      blocks.push({ kind: open.type === 'message' ? 'text' : 'thinking', key: textKey(open), text: open.text, streaming: true });
   }
   return blocks;
 }
@@ -131,15 +132,25 @@ function addBlock(blocks: Block[], frame: Finished, over: boolean): void {
     if (mine || !text.trim()) return;
     blocks.push({ kind: frame.type === 'message' ? 'text' : 'thinking', key: textKey(frame), text, streaming: false });
   } else if (frame.type === 'tool_call') {
-    blocks.push({ kind: 'tool', key: `tool/${frame.call_id}`, tool: frame.tool, args: frame.args, result: null, state: over ? 'failed' : 'running', memory: false });
+    blocks.push({
+      kind: 'tool',
+      key: `tool/${frame.call_id}`,
+      tool: frame.tool,
+      args: frame.args,
+      result: null,
+      state: over ? 'failed' : 'running',
+      memory: false,
+    });
   } else if (frame.type === 'tool_result') {
     const state = frame.success ? ('done' as const) : ('failed' as const);
     const at = blocks.findIndex((block) => block.key === `tool/${frame.call_id}`);
     const call = blocks[at];
     if (call?.kind === 'tool') blocks[at] = { ...call, result: frame.result, state };
-    else blocks.push({ kind: 'tool', key: `tool/${frame.call_id}`, tool: frame.tool, args: null, result: frame.result, state, memory: false });
+    else
+      blocks.push({ kind: 'tool', key: `tool/${frame.call_id}`, tool: frame.tool, args: null, result: frame.result, state, memory: false });
   } else if (frame.type === 'memory_access') {
-    if (!markMemory(blocks, frame.action, frame.file)) blocks.push({ kind: 'memory', key, sentence: memorySentence(frame.action, frame.file) });
+    if (!markMemory(blocks, frame.action, frame.file))
+      blocks.push({ kind: 'memory', key, sentence: memorySentence(frame.action, frame.file) });
   } else if (frame.type === 'approval') {
     blocks.push({ kind: 'approval', key, id: frame.approval_id, tool: frame.tool, args: frame.args, decision: over ? 'closed' : null });
   } else if (frame.type === 'run' && (frame.phase === 'fallback' || frame.phase === 'resumed')) {

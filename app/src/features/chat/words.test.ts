@@ -5,7 +5,12 @@ test('days in words', () => {
   const now = new Date(2026, 10, 22, 0, 30);
   const day = (y: number, m: number, d: number) => dayWord(new Date(y, m - 1, d, 23, 50).toISOString(), now, 'en-GB');
   expect([day(2026, 11, 22), day(2026, 11, 21), day(2026, 11, 17), day(2026, 11, 3), day(2025, 11, 3), dayWord('nonsense', now)]).toEqual([
-    'Today', 'Yesterday', 'Tuesday', '3 November', '3 November 2025', '',
+    'Today',
+    'Yesterday',
+    'Tuesday',
+    '3 November',
+    '3 November 2025',
+    '',
   ]);
   expect([420, 12_400, 125_000].map(tookWord)).toEqual(['0.4 s', '12 s', '2 min 5 s']);
 });

@@ -18,5 +18,11 @@ test('what is missing, and where to go next', () => {
   expect(missingIn({ email: 'a@b', password: 'short', name: 'A' })?.field).toBe('password');
   expect(missingIn({ email: 'a@b', password: 'a few words', name: 'A' })).toBeNull();
   expect(missingIn({ email: 'a@b', password: 'x' })).toBeNull();
-  expect(['/checkout/abc', '//evil.example', 'https://evil.example', '/\\evil', undefined].map(nextPath)).toEqual(['/checkout/abc', null, null, null, null]);
+  expect(['/checkout/abc', '//evil.example', 'https://evil.example', '/\\evil', undefined].map(nextPath)).toEqual([
+    '/checkout/abc',
+    null,
+    null,
+    null,
+    null,
+  ]);
 });

@@ -2,7 +2,18 @@
 // Never: a zone that the server would refuse.
 
 /** Shown when the browser cannot list its zones. */
-const FEW = ['UTC', 'Europe/London', 'Europe/Berlin', 'America/New_York', 'America/Chicago', 'America/Denver', 'America/Los_Angeles', 'Asia/Kolkata', 'Asia/Tokyo', 'Australia/Sydney'];
+const FEW = [
+  'UTC',
+  'Europe/London',
+  'Europe/Berlin',
+  'America/New_York',
+  'America/Chicago',
+  'America/Denver',
+  'America/Los_Angeles',
+  'Asia/Kolkata',
+  'Asia/Tokyo',
+  'Australia/Sydney',
+];
 
 export function browserTimezone(): string {
   try {
@@ -29,7 +40,14 @@ export function zoneLabel(zone: string, now: Date): string {
 
 /** Every word of the search occurs in the text, whatever the case and the separators. */
 export function matches(text: string, search: string): boolean {
-  const flat = (value: string) => value.toLowerCase().normalize('NFD').replace(/[\u0300-\u036f]/g, '').replace(/[_/]+/g, ' ');
+  const flat = (value: string) =>
+    value
+      .toLowerCase()
+      .normalize('NFD')
+      .replace(/[\u0300-\u036f]/g, '')
+      .replace(/[_/]+/g, ' ');
   const where = flat(text);
-  return flat(search).split(/\s+/).every((word) => where.includes(word));
+  return flat(search)
+    .split(/\s+/)
+    .every((word) => where.includes(word));
 }

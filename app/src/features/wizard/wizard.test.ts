@@ -17,7 +17,11 @@ test('every vertical greets with at least three suggestions', () => {
 
 test('zones are found by parts of their names', () => {
   expect(allTimezones('Europe/Berlin')[0]).toBe('Europe/Berlin');
-  expect([matches('America/Los_Angeles', 'los ang'), matches('America/Sao_Paulo', 'são'), matches('UTC', 'ber')]).toEqual([true, true, false]);
+  expect([matches('America/Los_Angeles', 'los ang'), matches('America/Sao_Paulo', 'são'), matches('UTC', 'ber')]).toEqual([
+    true,
+    true,
+    false,
+  ]);
   expect(zoneLabel('Europe/Berlin', new Date('2026-11-22T11:30:00Z'))).toBe('Europe / Berlin · 12:30');
   expect(zoneLabel('No/Where', new Date())).toBe('No / Where');
 });

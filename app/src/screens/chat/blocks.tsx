@@ -50,11 +50,34 @@ export function Quiet({ icon, text, testID }: { icon: IconName; text: string; te
   );
 }
 
-function Fold({ icon, title, note, testID, busy, bad, children }: { icon: IconName; title: string; note?: string; testID: string; busy?: boolean; bad?: boolean; children: ReactNode }) {
+function Fold({
+  icon,
+  title,
+  note,
+  testID,
+  busy,
+  bad,
+  children,
+}: {
+  icon: IconName;
+  title: string;
+  note?: string;
+  testID: string;
+  busy?: boolean;
+  bad?: boolean;
+  children: ReactNode;
+}) {
   const [open, setOpen] = useState(false);
   return (
     <View className={`max-w-full rounded-xl border bg-surface ${open ? '' : 'self-start'} ${bad ? 'border-bad' : 'border-line'}`}>
-      <Pressable testID={testID} role="button" aria-expanded={open} aria-label={note ? `${title} ${note}` : title} onPress={() => setOpen(!open)} className="min-h-10 flex-row items-center gap-2 rounded-xl px-3 py-2 hover:bg-sunken">
+      <Pressable
+        testID={testID}
+        role="button"
+        aria-expanded={open}
+        aria-label={note ? `${title} ${note}` : title}
+        onPress={() => setOpen(!open)}
+        className="min-h-10 flex-row items-center gap-2 rounded-xl px-3 py-2 hover:bg-sunken"
+      >
         {busy ? <Spinner /> : <Icon name={icon} size={16} color={bad ? 'bad' : 'muted'} />}
         <Text size="sm" tone={bad ? 'bad' : 'muted'} className="shrink" numberOfLines={1}>
           {title}
@@ -78,7 +101,14 @@ function Tool({ block }: { block: Extract<Block, { kind: 'tool' }> }) {
   const title = toolTitle(block.tool, block.args, running);
   const failed = block.state === 'failed';
   return (
-    <Fold icon={block.memory ? 'file' : 'tool'} title={failed ? `${title}: did not work` : title} note={block.memory ? 'memory' : undefined} testID="tool-card" busy={running} bad={failed}>
+    <Fold
+      icon={block.memory ? 'file' : 'tool'}
+      title={failed ? `${title}: did not work` : title}
+      note={block.memory ? 'memory' : undefined}
+      testID="tool-card"
+      busy={running}
+      bad={failed}
+    >
       <Detail name="Asked with" value={block.args} />
       <Detail name={failed ? 'It answered' : 'Result'} value={block.result} />
       <Text size="xs" tone="muted" mono>
@@ -112,11 +142,25 @@ const DECIDED: Record<Decision | 'closed', string> = {
   closed: 'This question is closed.',
 };
 
-function Approval({ block, onDecide }: { block: Extract<Block, { kind: 'approval' }>; onDecide: (id: string, decision: Decision) => void }) {
+function Approval({
+  block,
+  onDecide,
+}: {
+  block: Extract<Block, { kind: 'approval' }>;
+  onDecide: (id: string, decision: Decision) => void;
+}) {
   const decide = (decision: Decision) => onDecide(block.id, decision);
-  if (block.decision) return <Quiet icon="shield" text={`${toolTitle(block.tool, block.args, true)}. ${DECIDED[block.decision]}`} testID="approval-decided" />;
+  if (block.decision)
+    return (
+      <Quiet icon="shield" text={`${toolTitle(block.tool, block.args, true)}. ${DECIDED[block.decision]}`} testID="approval-decided" />
+    );
   return (
-    <View testID="approval" role="group" aria-label="Your permission is needed" className="gap-3 rounded-xl border-2 border-accent bg-surface p-4">
+    <View
+      testID="approval"
+      role="group"
+      aria-label="Your permission is needed"
+      className="gap-3 rounded-xl border-2 border-accent bg-surface p-4"
+    >
       <View className="flex-row items-center gap-2">
         <Icon name="shield" color="accent-ink" />
         <Text weight="bold" className="shrink">

@@ -78,7 +78,13 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
   const dot = bot.status === 'running' ? 'bg-good' : bot.status === 'error' ? 'bg-bad' : 'bg-warn';
   return (
     <View className="flex-row items-center gap-2 border-b border-line px-2 py-1.5">
-      <IconButton icon="menu" label={panel ? 'Hide the side panel' : 'Show the side panel'} expanded={panel} onPress={onPanel} testID="chat-menu" />
+      <IconButton
+        icon="menu"
+        label={panel ? 'Hide the side panel' : 'Show the side panel'}
+        expanded={panel}
+        onPress={onPanel}
+        testID="chat-menu"
+      />
       <View className="shrink grow">
         <View className="flex-row items-center gap-2">
           <Text weight="bold" numberOfLines={1} className="shrink">
@@ -113,7 +119,11 @@ function Away({ bot, link }: { bot: Bot; link: Link }) {
         <Banner
           kind={bot.status === 'error' ? 'bad' : 'warn'}
           testID="chat-away"
-          action={bot.status === 'error' ? <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" /> : undefined}
+          action={
+            bot.status === 'error' ? (
+              <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" />
+            ) : undefined
+          }
         >
           {word}
         </Banner>

@@ -40,7 +40,9 @@ export function Composer({ botName, draft, onDraft, onSend, onStop }: ComposerPr
   };
   return (
     <View className="px-3 pb-3 pt-1">
-      <View className={`w-full max-w-3xl flex-row items-end gap-1 self-center rounded-2xl border-2 bg-surface p-1.5 pl-4 ${focused ? 'border-accent' : 'border-edge'}`}>
+      <View
+        className={`w-full max-w-3xl flex-row items-end gap-1 self-center rounded-2xl border-2 bg-surface p-1.5 pl-4 ${focused ? 'border-accent' : 'border-edge'}`}
+      >
         <TextInput
           ref={input}
           testID="composer"

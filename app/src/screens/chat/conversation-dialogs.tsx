@@ -25,7 +25,16 @@ export function RenameConversation({ botId, conversation, onClose }: Props) {
   const save = () => void rename.mutateAsync(title.trim()).then(onClose, () => undefined);
   return (
     <Dialog open={conversation !== null} title="Rename" onClose={onClose} testID="conversation-rename-dialog">
-      <Field label="Title" testID="conversation-title" value={title} onChangeText={setTitle} onSubmitEditing={save} fault={rename.error ? sentence(rename.error) : null} autoFocus selectTextOnFocus />
+      <Field
+        label="Title"
+        testID="conversation-title"
+        value={title}
+        onChangeText={setTitle}
+        onSubmitEditing={save}
+        fault={rename.error ? sentence(rename.error) : null}
+        autoFocus
+        selectTextOnFocus
+      />
       <Button label="Save" onPress={save} busy={rename.isPending} disabled={!title.trim()} testID="conversation-title-save" />
     </Dialog>
   );
@@ -36,13 +45,14 @@ export function DeleteConversation({ botId, conversation, onClose, onDeleted }: 
   const confirm = () => {
     if (!conversation) return;
     const { id } = conversation;
-    void remove.mutateAsync(id).then(() => (onClose(), onDeleted(id)), () => undefined);
+    void remove.mutateAsync(id).then(
+      () => (onClose(), onDeleted(id)),
+      () => undefined,
+    );
   };
   return (
     <Dialog open={conversation !== null} title="Delete this conversation?" onClose={onClose} testID="conversation-delete-dialog">
-      <Text>
-        “{conversation ? conversationTitle(conversation) : ''}” goes for good. What your assistant wrote into its memory stays.
-      </Text>
+      <Text>“{conversation ? conversationTitle(conversation) : ''}” goes for good. What your assistant wrote into its memory stays.</Text>
       {remove.error ? <Text tone="bad">{sentence(remove.error)}</Text> : null}
       <View className="flex-row gap-3">
         <Button kind="quiet" label="Keep it" onPress={onClose} testID="conversation-delete-cancel" grow />

@@ -19,7 +19,14 @@ export function EmptyChat({ bot, onPick }: { bot: Bot; onPick: (text: string) =>
         </View>
         <View className="flex-row flex-wrap gap-3">
           {suggestionsFor(bot.vertical).map((text, index) => (
-            <Pressable key={text} testID={`suggestion-${index}`} role="button" aria-label={text} onPress={() => onPick(text)} className="min-w-64 grow basis-0 rounded-2xl border border-line bg-surface p-4 hover:border-edge active:bg-sunken">
+            <Pressable
+              key={text}
+              testID={`suggestion-${index}`}
+              role="button"
+              aria-label={text}
+              onPress={() => onPick(text)}
+              className="min-w-64 grow basis-0 rounded-2xl border border-line bg-surface p-4 hover:border-edge active:bg-sunken"
+            >
               <Text size="sm">{text}</Text>
             </Pressable>
           ))}

@@ -33,7 +33,9 @@ function Block({ block }: { block: Prose }) {
       return <Line parts={block.children} />;
     case 'heading': {
       const size = block.depth === 1 ? 'xl' : block.depth === 2 ? 'lg' : 'base';
-      return <Line parts={block.children} size={size} weight="heavy" role="heading" aria-level={Math.min(6, block.depth + 1)} className="mt-1" />;
+      return (
+        <Line parts={block.children} size={size} weight="heavy" role="heading" aria-level={Math.min(6, block.depth + 1)} className="mt-1" />
+      );
     }
     case 'code':
       return <Code text={block.text} language={block.language} />;
@@ -73,10 +75,20 @@ function InlinePart({ part }: { part: Inline }) {
     case 'break':
       return '\n';
     case 'code':
-      return <Text mono size="sm" className="rounded bg-sunken px-1">{part.text}</Text>;
+      return (
+        <Text mono size="sm" className="rounded bg-sunken px-1">
+          {part.text}
+        </Text>
+      );
     case 'link':
       return (
-        <Text role="link" tone="accent" className="underline" onPress={() => openOutside(part.href)} {...{ href: part.href, hrefAttrs: { target: '_blank', rel: 'noopener noreferrer' } }}>
+        <Text
+          role="link"
+          tone="accent"
+          className="underline"
+          onPress={() => openOutside(part.href)}
+          {...{ href: part.href, hrefAttrs: { target: '_blank', rel: 'noopener noreferrer' } }}
+        >
           <Inlines parts={part.children} />
         </Text>
       );
@@ -108,7 +120,8 @@ function List({ block }: { block: Extract<Prose, { kind: 'list' }> }) {
 
 function Table({ block }: { block: Extract<Prose, { kind: 'table' }> }) {
   const widths = columnWidths(block);
-  const align = (column: number) => (block.align[column] === 'right' ? 'text-right' : block.align[column] === 'center' ? 'text-center' : '');
+  const align = (column: number) =>
+    block.align[column] === 'right' ? 'text-right' : block.align[column] === 'center' ? 'text-center' : '';
   const row = (cells: Inline[][], head: boolean) =>
     cells.map((cell, column) => (
       <View key={column} role={head ? 'columnheader' : 'cell'} className="px-3 py-2" style={{ width: widths[column] }}>
@@ -175,5 +188,14 @@ export function CopyButton({ text, label = 'Copy', testID = 'copy-code' }: { tex
       toast('The browser did not allow copying.', 'bad');
     }
   };
-  return <Button small kind="plain" icon={copied ? 'check' : 'copy'} label={copied ? 'Copied' : label} onPress={() => void copy()} testID={testID} />;
+  return (
+    <Button
+      small
+      kind="plain"
+      icon={copied ? 'check' : 'copy'}
+      label={copied ? 'Copied' : label}
+      onPress={() => void copy()}
+      testID={testID}
+    />
+  );
 }

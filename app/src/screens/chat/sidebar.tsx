@@ -34,11 +34,24 @@ export function Sidebar({ bot, current, onChoose, onDeleted }: SidebarProps) {
   return (
     <View className="flex-1 gap-3 bg-sunken p-3" role="navigation" aria-label="Conversations">
       <Assistants bot={bot} />
-      <Button small kind="quiet" icon="plus" label="New conversation" onPress={() => void begin()} busy={create.isPending} testID="conversation-new" />
+      <Button
+        small
+        kind="quiet"
+        icon="plus"
+        label="New conversation"
+        onPress={() => void begin()}
+        busy={create.isPending}
+        testID="conversation-new"
+      />
       <Conversations bot={bot} current={current} onChoose={onChoose} onDeleted={onDeleted} />
       <View className="border-t border-line pt-2">
         <Way icon="chart" label="Usage" testID="nav-usage" onPress={() => router.push('/usage')} />
-        <Way icon="sliders" label="Settings" testID="nav-settings" onPress={() => router.push({ pathname: '/bots/[bot]/settings', params: { bot: bot.id } })} />
+        <Way
+          icon="sliders"
+          label="Settings"
+          testID="nav-settings"
+          onPress={() => router.push({ pathname: '/bots/[bot]/settings', params: { bot: bot.id } })}
+        />
         <Way icon="person" label="Account" testID="nav-account" onPress={() => router.push('/account')} />
       </View>
     </View>
@@ -56,7 +69,13 @@ function Assistants({ bot }: { bot: Bot }) {
         </Text>
       </View>
       {others.map((other) => (
-        <Way key={other.id} icon="right" label={other.bot_name} testID={`bot-${other.id}`} onPress={() => router.replace({ pathname: '/bots/[bot]', params: { bot: other.id } })} />
+        <Way
+          key={other.id}
+          icon="right"
+          label={other.bot_name}
+          testID={`bot-${other.id}`}
+          onPress={() => router.replace({ pathname: '/bots/[bot]', params: { bot: other.id } })}
+        />
       ))}
     </View>
   );
@@ -72,7 +91,14 @@ function Conversations({ bot, current, onChoose, onDeleted }: SidebarProps) {
       {list.error ? <Fault error={list.error} onRetry={() => void list.refetch()} testID="conversations-fault" /> : null}
       {list.data
         ? listed(list.data.items).map((conversation) => (
-            <ConversationRow key={conversation.id} conversation={conversation} current={conversation.id === current} onPress={() => onChoose(conversation.id)} onRename={() => setRenaming(conversation)} onDelete={() => setDeleting(conversation)} />
+            <ConversationRow
+              key={conversation.id}
+              conversation={conversation}
+              current={conversation.id === current}
+              onPress={() => onChoose(conversation.id)}
+              onRename={() => setRenaming(conversation)}
+              onDelete={() => setDeleting(conversation)}
+            />
           ))
         : null}
       <RenameConversation botId={bot.id} conversation={renaming} onClose={() => setRenaming(null)} />
@@ -81,11 +107,30 @@ function Conversations({ bot, current, onChoose, onDeleted }: SidebarProps) {
   );
 }
 
-function ConversationRow({ conversation, current, onPress, onRename, onDelete }: { conversation: Conversation; current: boolean; onPress: () => void; onRename: () => void; onDelete: () => void }) {
+function ConversationRow({
+  conversation,
+  current,
+  onPress,
+  onRename,
+  onDelete,
+}: {
+  conversation: Conversation;
+  current: boolean;
+  onPress: () => void;
+  onRename: () => void;
+  onDelete: () => void;
+}) {
   const title = conversationTitle(conversation);
   return (
     <View className={`flex-row items-center rounded-xl ${current ? 'bg-surface' : ''}`}>
-      <Pressable testID={`conversation-${conversation.id}`} role="link" aria-current={current ? 'page' : undefined} aria-label={title} onPress={onPress} className="min-h-11 shrink grow basis-0 justify-center rounded-xl px-3 hover:bg-surface">
+      <Pressable
+        testID={`conversation-${conversation.id}`}
+        role="link"
+        aria-current={current ? 'page' : undefined}
+        aria-label={title}
+        onPress={onPress}
+        className="min-h-11 shrink grow basis-0 justify-center rounded-xl px-3 hover:bg-surface"
+      >
         <Text size="sm" weight={current ? 'bold' : 'normal'} numberOfLines={1}>
           {title}
         </Text>
@@ -93,7 +138,9 @@ function ConversationRow({ conversation, current, onPress, onRename, onDelete }:
       {current ? (
         <>
           <IconButton icon="pencil" label={`Rename ${title}`} onPress={onRename} testID="conversation-rename" />
-          {conversation.id === 'main' ? null : <IconButton icon="trash" label={`Delete ${title}`} onPress={onDelete} testID="conversation-delete" />}
+          {conversation.id === 'main' ? null : (
+            <IconButton icon="trash" label={`Delete ${title}`} onPress={onDelete} testID="conversation-delete" />
+          )}
         </>
       ) : null}
     </View>
@@ -102,7 +149,13 @@ function ConversationRow({ conversation, current, onPress, onRename, onDelete }:
 
 function Way({ icon, label, onPress, testID }: { icon: IconName; label: string; onPress: () => void; testID: string }) {
   return (
-    <Pressable testID={testID} role="link" aria-label={label} onPress={onPress} className="min-h-11 flex-row items-center gap-3 rounded-xl px-3 hover:bg-surface">
+    <Pressable
+      testID={testID}
+      role="link"
+      aria-label={label}
+      onPress={onPress}
+      className="min-h-11 flex-row items-center gap-3 rounded-xl px-3 hover:bg-surface"
+    >
       <Icon name={icon} color="muted" />
       <Text size="sm" weight="medium">
         {label}

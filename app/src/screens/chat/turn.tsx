@@ -61,8 +61,12 @@ function Failed({ turn, actions }: { turn: Turn; actions: TurnActions }) {
         {turn.reason ?? 'This turn could not be finished.'}
       </Banner>
       <View className="flex-row gap-2">
-        {turn.question ? <Button small kind="quiet" icon="retry" label="Try again" onPress={() => actions.retry(turn)} testID="turn-retry" /> : null}
-        {turn.outgoing?.refused ? <Button small kind="plain" icon="trash" label="Discard" onPress={() => actions.withdraw(turn)} testID="turn-discard" /> : null}
+        {turn.question ? (
+          <Button small kind="quiet" icon="retry" label="Try again" onPress={() => actions.retry(turn)} testID="turn-retry" />
+        ) : null}
+        {turn.outgoing?.refused ? (
+          <Button small kind="plain" icon="trash" label="Discard" onPress={() => actions.withdraw(turn)} testID="turn-discard" />
+        ) : null}
       </View>
     </View>
   );
@@ -72,11 +76,24 @@ function Foot({ usage, answer }: { usage: TurnUsage | null; answer: string }) {
   return (
     <View className="flex-row flex-wrap items-center gap-x-5">
       {usage ? (
-        <Text size="xs" tone="muted" className="tabular-nums" testID="usage-line" aria-label={`Used ${count(usage.tokensIn)} tokens in, ${count(usage.tokensOut)} out, ${usage.models.join(', ')}, ${tookWord(usage.durationMs)}, ${exactUsd(usage.costUsd)}`}>
-          {count(usage.tokensIn)} in · {count(usage.tokensOut)} out · {usage.models.join(', ')} · {tookWord(usage.durationMs)} · <Text size="xs" weight="bold" tone="muted" testID="usage-cost">{exactUsd(usage.costUsd)}</Text>
+        <Text
+          size="xs"
+          tone="muted"
+          className="tabular-nums"
+          testID="usage-line"
+          aria-label={`Used ${count(usage.tokensIn)} tokens in, ${count(usage.tokensOut)} out, ${usage.models.join(', ')}, ${tookWord(usage.durationMs)}, ${exactUsd(usage.costUsd)}`}
+        >
+          {count(usage.tokensIn)} in · {count(usage.tokensOut)} out · {usage.models.join(', ')} · {tookWord(usage.durationMs)} ·{' '}
+          <Text size="xs" weight="bold" tone="muted" testID="usage-cost">
+            {exactUsd(usage.costUsd)}
+          </Text>
         </Text>
       ) : null}
-      {answer ? <View className="-ml-3"><CopyButton text={answer} testID="copy-answer" /></View> : null}
+      {answer ? (
+        <View className="-ml-3">
+          <CopyButton text={answer} testID="copy-answer" />
+        </View>
+      ) : null}
     </View>
   );
 }
