@@ -70,8 +70,11 @@ pub fn spawn(
     let program_folder = Path::new(&command[0]).parent().map(&path).filter(|folder| !folder.is_empty());
     let programs =
         program_folder.map_or_else(|| PROGRAM_FOLDERS.to_owned(), |folder| format!("{folder}:{PROGRAM_FOLDERS}"));
+    // The runtime compares its repository before and after a turn; one around the data folder isn't the bot's, and can be large.
+    let git_ceiling = layout.workspace().parent().map(&path).unwrap_or_default();
     let environment = [
         ("PATH", programs),
+        ("GIT_CEILING_DIRECTORIES", git_ceiling),
         ("LANG", "C.UTF-8".to_owned()),
         ("HOME", home.clone()),
         ("OPENCLAW_STATE_DIR", home),
