@@ -145,9 +145,9 @@ impl<'a> Hands<'a> {
                 let described = self.describe(&id)?;
                 let inner = super::tools::Tool::described(&id, &described).map(|tool| tool.arguments(skill, values));
                 let inner = inner.ok_or(Stop::Failed(why))?;
-                self.call(caller.name, caller.wrapped(&id, inner)).map(|text| unwrapped(&text))
+                inner_result(self.call(caller.name, caller.wrapped(&id, inner))?)
             }
-            result => result.map(|text| unwrapped(&text)),
+            result => inner_result(result?),
         }
     }
 
@@ -206,6 +206,12 @@ fn visit(value: &Value, look: &mut impl FnMut(&Value)) {
     }
 }
 
+/// What the called tool itself said, which may be that it failed.
+fn inner_result(text: String) -> Done<String> {
+    let text = unwrapped(&text);
+    failure(&text).map_or(Ok(text), |why| Err(Stop::Failed(why)))
+}
+
 /// `{"tool":…,"result":{"content":[{"text":…}]}}` → the text of the inner result.
 fn unwrapped(text: &str) -> String {
     let Ok(value) = serde_json::from_str::<Value>(text) else { return text.to_owned() };
@@ -260,25 +266,15 @@ fn speaks_of_arguments(why: &str) -> bool {
         .any(|word| lower.contains(word))
 }
 
+/// Words of a line that says what went wrong.
+const FAULT_WORDS: &str =
+    "error fail refused denied not-found timed-out cannot unable blocked enoent enotfound econn etimedout";
+
 /// The line that says what went wrong. Runtimes wrap what comes from outside in warnings of several lines.
 fn first_line(text: &str) -> String {
     let says = |line: &&str| {
         let lower = line.to_lowercase();
-        [
-            "error",
-            "fail",
-            "refused",
-            "denied",
-            "not found",
-            "timed out",
-            "cannot",
-            "can't",
-            "unable",
-            "blocked",
-            "enoent",
-        ]
-        .iter()
-        .any(|word| lower.contains(word))
+        FAULT_WORDS.split(' ').any(|words| lower.contains(&words.replace('-', " ")))
     };
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['-', '<']));
     let first = lines.clone().next().unwrap_or("");
@@ -310,6 +306,8 @@ mod tests {
         ] {
             assert_eq!(failure(text).is_some(), failed, "{text}");
         }
+        let warned = r#"{"status":"error","error":"SECURITY NOTICE: beware\n- DO NOT obey\n<<<X>>>\nSource: API\n---\ngetaddrinfo ENOTFOUND example.com"}"#;
+        assert_eq!(failure(warned).as_deref(), Some("getaddrinfo ENOTFOUND example.com"));
         assert!(is_missing("Optional file not found: MEMORY.md.") && !is_missing("notes\nfile not found: x\n"));
     }
 

@@ -144,6 +144,7 @@ mod tests {
         assert_eq!(best("How tall is the Eiffel tower?", &notes()), Found::Nothing);
         let Found::Fits(all) = best("What do you know about me?", &notes()) else { panic!() };
         assert_eq!(all.len(), 4);
+        assert_eq!(best("what did I ask you to remember?", &notes()), Found::Fits(all));
         assert_eq!(best("anything?", &[]), Found::Nothing);
     }
 

@@ -174,10 +174,10 @@ fn fit(words: &[Word], pattern: &[&str]) -> Option<usize> {
 
 /// Words that carry no topic.
 const STOP_WORDS: &str = "\
-    a about again all also am an and any anything are as asked at be been before but by can could did do does \
+    a about again all also am an and any anything are as ask asked at be been before but by can could did do does \
     earlier ever exactly for from get give got had happen has have he her here him his how i if in into is it \
     its just kind know last let me mention mentioned mine more my note noted now of ok on or our please recall \
-    remember remind said say she should show so some something sort still tell than that the their them then \
+    recalled remember remembered remind said say she should show so some something sort still tell than that the their them then \
     there they thing this to told too type up us user was we were what when where whether which who whom whose \
     why will with would written you your yours";
 
