@@ -721,7 +721,7 @@ export interface components {
          * @description The stable codes of this API. A client may switch on them; their words never change.
          * @enum {string}
          */
-        Code: "InvalidJson" | "InvalidQuery" | "InvalidHeader" | "InvalidBody" | "Unauthenticated" | "WrongCredentials" | "SessionEnded" | "LinkInvalid" | "TicketInvalid" | "NotAnOperator" | "SignupClosed" | "InviteInvalid" | "OriginNotAllowed" | "BotLimitReached" | "RouteNotFound" | "BotNotFound" | "ConversationNotFound" | "CheckoutNotFound" | "UnknownSkill" | "UserNotFound" | "NotConfigured" | "MethodNotAllowed" | "RequestTimeout" | "EmailTaken" | "CheckoutExpired" | "NotInThisState" | "RevisionStale" | "BodyTooLarge" | "UnsupportedMediaType" | "RevisionRequired" | "TooManyTries" | "Unexpected" | "Unavailable";
+        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "route_not_found" | "bot_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_tries" | "unexpected" | "unavailable";
         Conversation: {
             archived: boolean;
             /** Format: date-time */

@@ -14,8 +14,19 @@ use utoipa::ToSchema;
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $status:ident, $code:literal, $title:literal;)+) => {
         /// The stable codes of this API. A client may switch on them; their words never change.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
         pub enum Code { $($(#[$doc])* #[serde(rename = $code)] $name),+ }
+
+        // By hand: the derive doesn't see a rename whose text comes from a macro, and would list the variants' names.
+        impl utoipa::PartialSchema for Code {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                let text = utoipa::openapi::ObjectBuilder::new().schema_type(utoipa::openapi::schema::Type::String);
+                let words = "The stable codes of this API. A client may switch on them; their words never change.";
+                text.description(Some(words)).enum_values(Some([$($code),+])).into()
+            }
+        }
+
+        impl ToSchema for Code {}
 
         impl Code {
             /// Every code, for the reference page.

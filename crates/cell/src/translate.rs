@@ -233,7 +233,9 @@ impl Translator {
     }
 
     fn model_event(&mut self, phase: RunPhase, model: &str) -> Vec<Event> {
-        if self.model.as_deref() == Some(model) {
+        // Once the answer streams, the runtime names the model as the provider does: without our `provider/`.
+        let named = |known: &str| known == model || known.rsplit_once('/').is_some_and(|(_, name)| name == model);
+        if self.model.as_deref().is_some_and(named) {
             return Vec::new();
         }
         self.model = Some(model.to_owned());

@@ -37,20 +37,7 @@ const HEAD: &str = r#"<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>The API of Molt</title>
 <link rel="icon" href="/favicon.svg" type="image/svg+xml">
-<style>
-:root { color-scheme: light dark; --line: #8884; --quiet: #8889 }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
-h2 { margin-top: 2.5rem; text-transform: capitalize }
-section { border-top: 1px solid var(--line); padding: .75rem 0 }
-section p { margin: .25rem 0 }
-code, pre { font: 14px/1.45 ui-monospace, monospace; overflow-wrap: anywhere }
-.method { font-weight: 700; display: inline-block; min-width: 4.5rem }
-.open { border: 1px solid var(--line); border-radius: 1rem; padding: 0 .5rem; font-size: .8rem }
-details { margin: .25rem 0 } summary { cursor: pointer; color: inherit; opacity: .75 }
-pre { background: var(--line); padding: .75rem; border-radius: .5rem; overflow-x: auto; margin: .5rem 0 }
-table { border-collapse: collapse; width: 100% }
-td, th { text-align: left; padding: .3rem .5rem .3rem 0; border-top: 1px solid var(--line); vertical-align: top }
-</style>
+<link rel="stylesheet" href="/docs.css">
 </head>
 <body>
 <h1>The API of Molt</h1>
