@@ -109,7 +109,7 @@ pub(crate) fn providers(config: &Config) -> Result<HashMap<String, Provider>, St
     for given in &config.providers {
         let fault = |problem| StartError::Provider { name: given.name.clone(), problem };
         let provider = match given.kind {
-            ProviderKind::Practice => Provider::Practice(Practice::new(config.practice_pace)),
+            ProviderKind::Practice => Provider::Practice(Practice::new(given.name.clone(), config.practice_pace)),
             ProviderKind::OpenAi => Provider::OpenAi(OpenAi::new(given, client.clone()).map_err(fault)?),
         };
         if providers.insert(given.name.clone(), provider).is_some() {

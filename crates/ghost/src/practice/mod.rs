@@ -46,12 +46,14 @@ const CLOSINGS: [&str; 3] = [
 ];
 
 pub(crate) struct Practice {
+    /// What the configuration calls this provider.
+    provider: String,
     pace: Duration,
 }
 
 impl Practice {
-    pub(crate) fn new(pace: Duration) -> Self {
-        Self { pace }
+    pub(crate) fn new(provider: String, pace: Duration) -> Self {
+        Self { provider, pace }
     }
 
     pub(crate) fn reply(&self, surface: Surface, body: &[u8]) -> Result<Reply, Refusal> {
@@ -68,7 +70,9 @@ impl Practice {
         let id = format!("chatcmpl-{}", hex::encode(&Sha256::digest(body)[..12]));
         let stream = request.get("stream") == Some(&Value::Bool(true));
         let usage_asked = request.pointer("/stream_options/include_usage") == Some(&Value::Bool(true));
-        let frame = Frame { id: &id, model: &request["model"], body_bytes: body.len(), usage_asked };
+        // The name that the caller knows: a runtime shows another name as a change of model.
+        let model = Value::from(format!("{}/{}", self.provider, request["model"].as_str().unwrap_or("practice-1")));
+        let frame = Frame { id: &id, model: &model, body_bytes: body.len(), usage_asked };
         let pieces = if stream { answer.pieces(&frame) } else { [(answer.whole(&frame), false)].into() };
         Ok(self.given(stream, pieces))
     }

@@ -263,6 +263,7 @@ async fn the_practice_model_speaks_the_wire_protocol_and_counts_honestly() {
     let text: String = pieces.iter().filter_map(|piece| piece["choices"][0]["delta"]["content"].as_str()).collect();
     assert!(text.contains("**42**") && text.to_lowercase().contains("practice model"), "{text}");
     assert!(pieces.len() > 6 && answer.text.ends_with("data: [DONE]\n\n"));
+    assert!(pieces.iter().all(|piece| piece["model"] == "practice/practice-1"), "the name that was asked for");
     let usage = &pieces.last().unwrap()["usage"];
     let sent = body.to_string().replace("practice/practice-1", "practice-1");
     assert_eq!(usage["prompt_tokens"], sent.len().div_ceil(4));
