@@ -1,6 +1,7 @@
 //! The integration tests of the whole: every flow through the front door of the real binary, and the rules of the house.
 //! Never: a test that reaches past the front door for what a person could ask for there.
 
+mod chat;
 mod crash;
 mod isolation;
 mod journey;
