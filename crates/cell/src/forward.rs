@@ -2,6 +2,8 @@
 //! Never: let the runtime see the key, hold back a byte of a stream, or send a request twice.
 
 use std::convert::Infallible;
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,6 +14,7 @@ use http::{Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
@@ -29,6 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_AFTER_SECONDS: &str = "2";
 /// The path that the runtime's base address ends with.
 const LOCAL_PREFIX: &str = "/v1";
+/// Below the ports that the system gives to outgoing connections, so that a cell finds its own one free again.
+const PORTS: RangeInclusive<u16> = 20_000..=32_000;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Headers that concern one connection only, or carry a key.
 const NOT_PASSED: [HeaderName; 9] = [
@@ -57,9 +62,10 @@ impl Forwarder {
         Self { proxy, ghost_key, traces }
     }
 
-    /// Starts listening on a free loopback port; which one.
-    pub async fn start(self) -> anyhow::Result<u16> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("listen for the runtime's model calls")?;
+    /// Starts listening on a loopback port; which one. It is the port that `note` remembers if that is free, since the
+    /// runtime gives up its index of the memory when the address of its embeddings changes.
+    pub async fn start(self, note: &Path) -> anyhow::Result<u16> {
+        let listener = same_port_as_before(note).await?;
         let port = listener.local_addr().context("ask for the port")?.port();
         tokio::spawn(async move {
             loop {
@@ -172,6 +178,26 @@ impl Forwarder {
     }
 }
 
+async fn same_port_as_before(note: &Path) -> anyhow::Result<TcpListener> {
+    let remembered = std::fs::read_to_string(note).ok().and_then(|text| text.trim().parse::<u16>().ok());
+    let first = remembered.filter(|port| PORTS.contains(port)).unwrap_or_else(|| first_port(note));
+    for port in (first..=*PORTS.end()).chain(*PORTS.start()..first) {
+        let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await else { continue };
+        if remembered != Some(port) {
+            std::fs::write(note, port.to_string()).context("remember the port of the model calls")?;
+        }
+        return Ok(listener);
+    }
+    anyhow::bail!("no loopback port between {} and {} is free", PORTS.start(), PORTS.end())
+}
+
+/// Where this bot begins to look: each bot elsewhere, so that neighbours rarely want the same port.
+fn first_port(note: &Path) -> u16 {
+    let digest = Sha256::digest(note.as_os_str().as_encoded_bytes());
+    let span = PORTS.end() - PORTS.start() + 1;
+    PORTS.start() + u16::from_be_bytes([digest[0], digest[1]]) % span
+}
+
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
@@ -181,4 +207,23 @@ fn unavailable() -> Response<Body> {
         r#"{"error":{"message":"The model gateway is restarting. Try again in a moment.","type":"unavailable"}}"#;
     let headers = [(CONTENT_TYPE, "application/json"), (RETRY_AFTER, RETRY_AFTER_SECONDS)];
     (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cell_takes_the_same_port_again_and_another_one_when_it_is_taken() {
+        let note = std::env::temp_dir().join(format!("molt-forwarder-port-{}", std::process::id()));
+        let first = same_port_as_before(&note).await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        let neighbour = same_port_as_before(&note).await.unwrap();
+        let moved = neighbour.local_addr().unwrap().port();
+        assert_ne!(moved, port);
+        drop((first, neighbour));
+        let again = same_port_as_before(&note).await.unwrap();
+        assert_eq!(again.local_addr().unwrap().port(), moved);
+        std::fs::remove_file(&note).unwrap();
+    }
 }

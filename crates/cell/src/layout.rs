@@ -42,6 +42,12 @@ impl Layout {
         self.own().join("config.json")
     }
 
+    /// The port under which the runtime reaches its models.
+    #[must_use]
+    pub fn forwarder_port(&self) -> PathBuf {
+        self.own().join("forwarder.port")
+    }
+
     /// What the runtime prints.
     #[must_use]
     pub fn runtime_log(&self) -> PathBuf {

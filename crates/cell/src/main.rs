@@ -85,7 +85,8 @@ async fn live(environment: Environment, layout: Layout) -> anyhow::Result<()> {
     let mut door = tokio::spawn(serve(listener, door));
 
     let mark = mark(environment.bot_id.as_str(), &environment.state_dir);
-    let forwarder_port = Forwarder::new(environment.proxy, environment.ghost_key, traces).start().await?;
+    let forwarder = Forwarder::new(environment.proxy, environment.ghost_key, traces);
+    let forwarder_port = forwarder.start(&layout.forwarder_port()).await?;
     let from_host = Config { revision: environment.revision, body: environment.config };
     let config = Config::newest(&layout, from_host);
     let (keeper, exits) = Keeper::start()?;
