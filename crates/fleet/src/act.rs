@@ -375,7 +375,11 @@ impl Work<'_> {
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
         self.end_step(&mut system, Outcome::Failed).await?;
         system.commit().await?;
-        tracing::error!(bot.id = %self.bot.id, why = ?why, "a bot does not come up; its owner is asked to restart it");
+        if why == Why::NoRuntime {
+            tracing::warn!(bot.id = %self.bot.id, "a bot waits until OpenClaw can be fetched");
+        } else {
+            tracing::error!(bot.id = %self.bot.id, why = ?why, "a bot does not come up; its owner is asked to restart it");
+        }
         Ok(Next::Now)
     }
 
