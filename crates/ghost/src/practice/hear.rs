@@ -6,6 +6,10 @@ use serde_json::Value;
 /// The runtime wraps its notes in these.
 const NOTE_BEGIN: &str = "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>";
 const NOTE_END: &str = "<<<END_OPENCLAW_INTERNAL_CONTEXT>>>";
+/// The words with which OpenClaw 2026.9.6 begins a turn again that a restart has cut.
+const QUEUE_NOTE: &str = "[Queued user message from a previous active turn";
+/// A time stamp in brackets, with room.
+const STAMP_BYTES_MAX: usize = 80;
 /// Older turns that are looked at.
 const HISTORY_MAX: usize = 200;
 
@@ -114,11 +118,21 @@ pub(super) fn spoken(text: &str) -> String {
         text.replace_range(begin..end, "");
     }
     let mut text = text.trim();
-    while let Some(rest) = without_metadata_block(text).or_else(|| without_stamp(text)) {
-        text = rest.trim_start();
+    let mut begun_again = false;
+    loop {
+        if let Some(rest) = without_queue_note(text) {
+            (begun_again, text) = (true, rest.trim_start());
+        } else if let Some(rest) = without_metadata_block(text).or_else(|| without_stamp(text)) {
+            text = rest.trim_start();
+        } else {
+            break;
+        }
     }
     if let Some(line) = runtime_line(text) {
         text = text[..text.len() - line.len()].trim_end();
+    }
+    if begun_again {
+        text = said_once(text);
     }
     let lines = text.lines().filter(|line| !is_message_id(line));
     lines.collect::<Vec<_>>().join("\n").trim().to_owned()
@@ -135,8 +149,28 @@ fn runtime_line(text: &str) -> Option<&str> {
 fn without_stamp(text: &str) -> Option<&str> {
     let (stamp, rest) = text.strip_prefix('[')?.split_once(']')?;
     let digits = stamp.bytes().filter(u8::is_ascii_digit).count();
-    let fits = stamp.len() <= 80 && digits >= 8 && stamp.contains('-') && stamp.contains(':') && !stamp.contains('\n');
+    let fits = stamp.len() <= STAMP_BYTES_MAX
+        && digits >= 8
+        && stamp.contains('-')
+        && stamp.contains(':')
+        && !stamp.contains('\n');
     fits.then_some(rest)
+}
+
+/// In front of a message whose turn was cut by a restart; the message follows, then what the turn goes on with.
+fn without_queue_note(text: &str) -> Option<&str> {
+    text.strip_prefix(QUEUE_NOTE)?.split_once(']').map(|(_, rest)| rest)
+}
+
+/// A turn that goes on with the very message that was cut has it twice.
+fn said_once(text: &str) -> &str {
+    let near_the_middle = |at: &usize| at.abs_diff(text.len() - at) <= STAMP_BYTES_MAX + 4;
+    let twice = |at: &usize| {
+        let (first, second) = (text[..*at].trim(), text[*at..].trim());
+        first == without_stamp(second).unwrap_or(second).trim()
+    };
+    let middle = text.match_indices("\n\n").map(|(at, _)| at).filter(near_the_middle).find(twice);
+    middle.map_or(text, |at| text[..at].trim())
 }
 
 /// `Sender (untrusted metadata):` and a fenced block after it.
@@ -175,6 +209,12 @@ mod tests {
             ("<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>> cut off", ""),
             ("Sender (untrusted metadata):\n```json\n{}\n```\n\n[2026-11-22 10:00] Hi\n[message_id: 7]", "Hi"),
             ("[x] is a box", "[x] is a box"),
+            (
+                "[Queued user message from a previous active turn; go on.]\nHi there.\n\n[2026-11-22 10:00] Hi there.",
+                "Hi there.",
+            ),
+            ("[Queued user message from a previous active turn; go on.]\nHi.\n\nRuntime: name=Pip | agent=main", "Hi."),
+            ("[Queued user message from a previous active turn; go on.]\nHi.\n\nAnd this?", "Hi.\n\nAnd this?"),
             ("two\n\nlines", "two\n\nlines"),
         ] {
             assert_eq!(spoken(text), words, "{text}");
