@@ -120,8 +120,9 @@ pub(super) fn understand(text: &str) -> Understood {
     if works {
         wishes.retain(|wish| !matches!(wish, Wish::Talk(_) | Wish::Unknown(_)));
     }
-    if wishes.is_empty() {
-        wishes.push(Wish::Unknown(text.trim().to_owned()));
+    // Whoever is not understood at all hears so once, not sentence by sentence.
+    if wishes.iter().all(|wish| matches!(wish, Wish::Unknown(_))) {
+        wishes = vec![Wish::Unknown(text.trim().to_owned())];
     }
     wishes.truncate(WISHES_MAX);
     Understood { wishes, aloud }
