@@ -20,10 +20,8 @@ const TURN_MAX_MS = 90_000;
 // From kill -9 of the cell to a turn that has ended: the runtime starts again in between.
 const RECOVERY_MAX_MS = 120_000;
 
-// The practice model says first what it understood, word by word, so this takes a while to answer.
-const LONG =
-  "Please comment on this plan of mine, sentence by sentence. " +
-  "On Monday we walk along the river from the bridge to the lighthouse, with a stop for custard tarts. ".repeat(4);
+// A few seconds of writing, word by word.
+const LONG = "Tell me a long story of about 200 words, set in a lighthouse near Porto.";
 
 const here = import.meta.dirname;
 const { values: options } = parseArgs({
