@@ -20,8 +20,8 @@ const TURN_MAX_MS = 90_000;
 // From kill -9 of the cell to a turn that has ended: the runtime starts again in between.
 const RECOVERY_MAX_MS = 120_000;
 
-// A few seconds of writing, word by word.
-const LONG = "Tell me a long story of about 200 words, set in a lighthouse near Porto.";
+// Takes a few seconds to write, word by word.
+const LONG = "Tell me a long story about the lighthouse near Porto.";
 
 const here = import.meta.dirname;
 const { values: options } = parseArgs({
