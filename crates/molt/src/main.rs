@@ -12,7 +12,7 @@ use molt::wire::Roles;
 use molt::{commands, dev, doctor, log, serve};
 use molt_model::{KeyId, Nanos};
 
-/// Gives memory back to the system: checking a password takes 19 MiB for a moment, which glibc would keep for good.
+/// Gives memory back to the system: checking a password takes 7 MiB for a moment, which glibc would keep for good.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
