@@ -80,7 +80,7 @@ e2e/node_modules/.installed: e2e/package-lock.json
 	@cd e2e && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
 .PHONY: prove
-prove: app ## the long proofs, whole: every kill at every moment (half an hour)
+prove: app ## the long proofs, whole: every kill at every moment (six minutes)
 	cargo build --workspace --bins --quiet
 	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --test it
 	@$(MAKE) --no-print-directory test-postgres-stop
