@@ -147,6 +147,10 @@ impl Fleet {
         shared.release_late().await?;
         shared.erase_people().await?;
         let mut workers = self.workers.lock().await;
+        // A round that waited here while everything was stopped would start the cells again.
+        if shared.closing.load(Ordering::SeqCst) {
+            return Ok(Counts::default());
+        }
         let mut counts = Counts::default();
         while let Some(done) = workers.try_join_next() {
             counts.add(done);
