@@ -4,7 +4,7 @@
 //! A record is in the page cache when `write` returns, so it outlives a kill of the process. A power cut can take the
 //! last moments with it, as the rows reach Postgres within milliseconds and Postgres syncs them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -70,6 +70,14 @@ impl AdmittedCall {
 #[serde(tag = "record", rename_all = "snake_case")]
 enum Line {
     Admitted(AdmittedCall),
+    /// It is about to leave for the provider. Without this line after its admission, nothing was used.
+    Sent {
+        id: RequestId,
+    },
+    /// The provider didn't take it; it may be sent again.
+    Returned {
+        id: RequestId,
+    },
     /// So much of an answer had gone by when this was written.
     Relayed {
         id: RequestId,
@@ -135,6 +143,16 @@ impl Journal {
         let generation = state.generation;
         state.live.insert(call.id, generation);
         Ok(())
+    }
+
+    /// The connection stands and the next thing to leave is the call.
+    pub(crate) fn sent(&self, id: RequestId) -> std::io::Result<()> {
+        self.append(&mut self.state(), &Line::Sent { id })
+    }
+
+    /// An attempt came to nothing, and another one may follow.
+    pub(crate) fn returned(&self, id: RequestId) -> std::io::Result<()> {
+        self.append(&mut self.state(), &Line::Returned { id })
     }
 
     /// While a long answer goes by, so that a restart estimates from what was relayed.
@@ -209,6 +227,7 @@ impl Journal {
 #[derive(Default)]
 struct Left {
     admitted: HashMap<RequestId, (AdmittedCall, u64)>,
+    sent: HashSet<RequestId>,
     relayed: HashMap<RequestId, i64>,
     settled: HashMap<RequestId, SettledCall>,
 }
@@ -219,6 +238,8 @@ impl Left {
         for line in BufReader::new(File::open(path)?).split(b'\n') {
             match serde_json::from_slice(&line?) {
                 Ok(Line::Admitted(call)) => _ = self.admitted.insert(call.id, (call, generation)),
+                Ok(Line::Sent { id }) => _ = self.sent.insert(id),
+                Ok(Line::Returned { id }) => _ = self.sent.remove(&id),
                 Ok(Line::Relayed { id, pieces }) => _ = self.relayed.insert(id, pieces),
                 Ok(Line::Settled(call)) => _ = self.settled.insert(call.id, call),
                 Ok(Line::Void { id }) => _ = self.admitted.remove(&id),
@@ -231,12 +252,13 @@ impl Left {
     fn live(&self) -> HashMap<RequestId, u64> {
         let settled =
             self.settled.keys().map(|id| (*id, self.admitted.get(id).map_or(0, |(_, generation)| *generation)));
-        self.admitted.iter().map(|(id, (_, generation))| (*id, *generation)).chain(settled).collect()
+        let left = self.admitted.iter().filter(|(id, _)| self.sent.contains(id));
+        left.map(|(id, (_, generation))| (*id, *generation)).chain(settled).collect()
     }
 
     fn calls(self, now: Time) -> Vec<SettledCall> {
-        let Self { admitted, relayed, mut settled } = self;
-        for (id, (call, _)) in admitted {
+        let Self { admitted, sent, relayed, mut settled } = self;
+        for (id, (call, _)) in admitted.into_iter().filter(|(id, _)| sent.contains(id)) {
             settled.entry(id).or_insert_with(|| {
                 let output = relayed.get(&id).copied().unwrap_or(0);
                 let usage = TokenUsage { input: call.input_tokens_estimate, output, ..TokenUsage::default() };
@@ -267,4 +289,55 @@ fn path(folder: &Path, generation: u64) -> PathBuf {
 
 fn create(folder: &Path, generation: u64) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path(folder, generation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> AdmittedCall {
+        AdmittedCall {
+            id: RequestId::random(),
+            user: UserId::random(),
+            book_key: Uuid::new_v4(),
+            bot: None,
+            key: KeyId::random(),
+            run: None,
+            provider: "mine".to_owned(),
+            model: "mine/model".to_owned(),
+            surface: "chat".to_owned(),
+            price: Price { input: 1_000_000_000, output: 1_000_000_000, ..Price::default() },
+            price_version: PriceVersion("a".to_owned()),
+            input_tokens_estimate: 10,
+            at: Time::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_restart_charges_for_what_left_and_for_nothing_else() {
+        let folder = std::env::temp_dir().join(format!("molt-journal-{}", RequestId::random()));
+        let (waiting, away, refused, again) = (call(), call(), call(), call());
+        {
+            let (journal, left) = Journal::open(&folder, Time::UNIX_EPOCH).unwrap();
+            assert!(left.is_empty());
+            for call in [&waiting, &away, &refused, &again] {
+                journal.admit(call).unwrap();
+            }
+            for call in [&away, &refused, &again] {
+                journal.sent(call.id).unwrap();
+            }
+            for call in [&refused, &again] {
+                journal.returned(call.id).unwrap();
+            }
+            journal.sent(again.id).unwrap();
+            journal.relayed(again.id, 3).unwrap();
+        }
+        let (_journal, left) = Journal::open(&folder, Time::UNIX_EPOCH).unwrap();
+        let mut charged: Vec<_> = left.iter().map(|call| (call.id, call.usage.output)).collect();
+        charged.sort();
+        let mut expected = vec![(away.id, 0), (again.id, 3)];
+        expected.sort();
+        assert_eq!(charged, expected);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

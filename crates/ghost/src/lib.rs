@@ -8,6 +8,7 @@ mod batch;
 mod call;
 mod config;
 mod journal;
+mod outgoing;
 mod practice;
 mod relay;
 mod request;

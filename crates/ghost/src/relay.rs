@@ -86,8 +86,9 @@ enum End {
 /// Runs on after the caller hung up, for a bounded time. The answer's beginning goes through `relay.head`.
 pub(crate) async fn run(mut relay: Relay, provider: &Provider, body: Bytes) {
     let stopping = relay.stopping.clone();
+    let departure = relay.call.departure();
     let reply = tokio::select! {
-        reply = provider.send(relay.surface, body) => reply,
+        reply = provider.send(relay.surface, body, &departure) => reply,
         () = gone_for_long(&mut relay.head) => return relay.call.settle(Err(Estimate::HungUp)),
         () = stopping.cancelled() => return relay.call.settle(Err(Estimate::ProxyRestarted)),
     };

@@ -36,6 +36,11 @@ impl OpenCall {
         Ok(Self { inner, call, started: Instant::now(), first_byte, output, noted, ended, _permit: permit })
     }
 
+    /// What whoever sends the call notes on the way.
+    pub(crate) fn departure(&self) -> Departure {
+        Departure { inner: Arc::clone(&self.inner), id: self.call.id }
+    }
+
     pub(crate) fn id(&self) -> RequestId {
         self.call.id
     }
@@ -93,6 +98,26 @@ impl OpenCall {
 
     fn estimated(&self) -> TokenUsage {
         TokenUsage { input: self.call.input_tokens_estimate, output: self.output, ..TokenUsage::default() }
+    }
+}
+
+/// Notes when a call leaves and when an attempt came to nothing, so that a restart charges for nothing that never left.
+#[derive(Clone)]
+pub(crate) struct Departure {
+    inner: Arc<Inner>,
+    id: RequestId,
+}
+
+impl Departure {
+    /// The next thing to leave is the call. An error: it can't be written, so the call must not leave.
+    pub(crate) fn leaves(&self) -> std::io::Result<()> {
+        self.inner.journal.sent(self.id)
+    }
+
+    /// The provider didn't take it.
+    pub(crate) fn returned(&self) {
+        // A note that can't be written only leaves an estimate where there could be none.
+        let _ = self.inner.journal.returned(self.id);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -17,7 +17,9 @@ use serde_json::Value;
 
 use crate::answer::Refusal;
 use crate::config::{Config, ProviderConfig, ProviderKind};
+use crate::outgoing::OutgoingBody;
 use crate::practice::{Practice, PracticeBody};
+use crate::settle::Departure;
 use crate::{StartError, relay::Surface};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,7 +51,7 @@ pub(crate) struct OpenAi {
     /// Without a slash at its end.
     base_url: String,
     api_key: Option<SecretString>,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, OutgoingBody>,
 }
 
 /// The beginning of a provider's answer.
@@ -119,7 +121,7 @@ pub(crate) fn providers(config: &Config) -> Result<HashMap<String, Provider>, St
     Ok(providers)
 }
 
-fn client() -> Client<HttpsConnector<HttpConnector>, Full<Bytes>> {
+fn client() -> Client<HttpsConnector<HttpConnector>, OutgoingBody> {
     let mut http = HttpConnector::new();
     http.set_nodelay(true);
     http.enforce_http(false);
@@ -133,10 +135,13 @@ fn client() -> Client<HttpsConnector<HttpConnector>, Full<Bytes>> {
 
 impl Provider {
     /// Sends the request, again where that is harmless, and returns when the answer begins.
-    pub(crate) async fn send(&self, surface: Surface, body: Bytes) -> Result<Reply, Refusal> {
+    pub(crate) async fn send(&self, surface: Surface, body: Bytes, departure: &Departure) -> Result<Reply, Refusal> {
         match self {
-            Self::Practice(practice) => practice.reply(surface, &body),
-            Self::OpenAi(provider) => provider.send(surface, body).await,
+            Self::Practice(practice) => {
+                departure.leaves().map_err(|_| Failure::away(false).refusal)?;
+                practice.reply(surface, &body)
+            }
+            Self::OpenAi(provider) => provider.send(surface, body, departure).await,
         }
     }
 }
@@ -144,7 +149,7 @@ impl Provider {
 impl OpenAi {
     fn new(
         given: &ProviderConfig,
-        client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+        client: Client<HttpsConnector<HttpConnector>, OutgoingBody>,
     ) -> Result<Self, &'static str> {
         let base_url = given.base_url.as_ref().ok_or("set its base_url, such as \"https://api.openai.com/v1\"")?;
         if !matches!(base_url.scheme(), "http" | "https") || base_url.host().is_none() {
@@ -161,14 +166,15 @@ impl OpenAi {
         Ok(Self { base_url, api_key: given.api_key.clone(), client })
     }
 
-    async fn send(&self, surface: Surface, body: Bytes) -> Result<Reply, Refusal> {
+    async fn send(&self, surface: Surface, body: Bytes, departure: &Departure) -> Result<Reply, Refusal> {
         let started = Instant::now();
         let mut attempt = 1;
         loop {
-            let failure = match self.attempt(surface, body.clone()).await {
+            let failure = match self.attempt(surface, body.clone(), departure).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
+            departure.returned();
             let last = attempt >= ATTEMPTS_MAX || started.elapsed() + failure.pause > ATTEMPTS_TIME_MAX;
             if last || !failure.again {
                 return Err(failure.refusal);
@@ -178,20 +184,20 @@ impl OpenAi {
         }
     }
 
-    async fn attempt(&self, surface: Surface, body: Bytes) -> Result<Reply, Failure> {
-        let response =
-            match tokio::time::timeout(FIRST_BYTE_TIMEOUT, self.client.request(self.request(surface, body))).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(error)) => {
-                    let again = error.is_connect();
-                    tracing::warn!(error = &error as &dyn std::error::Error, again, "a provider can't be reached");
-                    return Err(Failure::away(again));
-                }
-                Err(_elapsed) => {
-                    tracing::warn!("a provider sent no first byte in time");
-                    return Err(Failure::away(false));
-                }
-            };
+    async fn attempt(&self, surface: Surface, body: Bytes, departure: &Departure) -> Result<Reply, Failure> {
+        let request = self.request(surface, OutgoingBody::new(body, departure.clone()));
+        let response = match tokio::time::timeout(FIRST_BYTE_TIMEOUT, self.client.request(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                let again = error.is_connect();
+                tracing::warn!(error = &error as &dyn std::error::Error, again, "a provider can't be reached");
+                return Err(Failure::away(again));
+            }
+            Err(_elapsed) => {
+                tracing::warn!("a provider sent no first byte in time");
+                return Err(Failure::away(false));
+            }
+        };
         let status = response.status();
         if status.is_success() {
             let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -208,8 +214,8 @@ impl OpenAi {
         Err(self.failure(status, retry_after, &text))
     }
 
-    fn request(&self, surface: Surface, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
+    fn request(&self, surface: Surface, body: OutgoingBody) -> Request<OutgoingBody> {
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() =
             format!("{}{}", self.base_url, surface.path()).parse().expect("the base was checked as a URL at the start");
