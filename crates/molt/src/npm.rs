@@ -114,6 +114,8 @@ impl Pinned {
         command.arg("-c").arg("command -v npm >/dev/null || exit 127; umask 022; exec npm \"$@\"").arg("npm");
         command.args(["ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--no-update-notifier"]);
         command.args(["--no-progress", "--loglevel=error"]);
+        // npm's own patience is over a minute before it says that there is no network; ours is shown to the person.
+        command.args(["--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=3000"]);
         command.current_dir(draft).stdin(Stdio::null()).kill_on_drop(true);
         let out = match command.output().await {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(NpmError::Missing),

@@ -72,7 +72,7 @@ impl Stack {
 
     /// With OpenClaw as the runtime, on a machine where npm is out of reach.
     pub(crate) async fn start_without_runtime() -> Self {
-        let mut stack = Self::prepare_with("", None).await;
+        let mut stack = Self::prepare_with("", false).await;
         stack.unreachable_npm = true;
         stack.launch_until("/healthz", &[]).await;
         stack
@@ -80,14 +80,15 @@ impl Stack {
 
     /// Everything but the program.
     pub(crate) async fn prepare(settings: &str) -> Self {
-        Self::prepare_with(settings, Some(stand_in())).await
+        Self::prepare_with(settings, true).await
     }
 
-    async fn prepare_with(settings: &str, runtime: Option<PathBuf>) -> Self {
+    async fn prepare_with(settings: &str, stands_in: bool) -> Self {
         let folder = fresh_folder();
         let port = free_port();
         let pace = if settings.contains("practice_pace_ms") { "" } else { "practice_pace_ms = 0\n" };
-        let runtime = runtime.map(|program| format!("[runtime]\ncommand = [{program:?}]\n")).unwrap_or_default();
+        let runtime =
+            if stands_in { format!("[runtime]\ncommand = [{:?}]\n", stand_in(&folder)) } else { String::new() };
         let settings = format!("{pace}{settings}\n{runtime}");
         std::fs::write(folder.join("molt.toml"), &settings).expect("the test's folder can be written");
         let (database, http, seal) = (database().await, Client::new(port), SealKey::generate_hex());
@@ -148,8 +149,6 @@ impl Stack {
         }
         if self.unreachable_npm {
             command.env("npm_config_registry", "http://127.0.0.1:1/").env("npm_config_cache", self.folder.join("npm"));
-            // npm's own patience is longer than a test's
-            command.env("npm_config_fetch_retries", "0");
         }
         command
     }
@@ -263,8 +262,14 @@ pub(crate) fn molt() -> Command {
     command
 }
 
-fn stand_in() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_molt")).with_file_name("molt-stand-in-runtime")
+/// Where the users that cells run as can start it: a checkout may be in a folder that is closed to them.
+fn stand_in(folder: &Path) -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_molt")).with_file_name("molt-stand-in-runtime");
+    let here = folder.join("molt-stand-in-runtime");
+    if std::fs::hard_link(&built, &here).is_err() {
+        std::fs::copy(&built, &here).expect("the stand-in was built");
+    }
+    here
 }
 
 /// Short, because a unix socket's path has 107 bytes at most, and open to the users that cells run as.
