@@ -321,24 +321,17 @@ async fn the_death_of_the_starter_is_not_the_cells() {
     let bot = BotId::random();
     let mut cells = Vec::new();
     for _ in 0..3 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "process::another_program_that_starts_a_cell", "--nocapture"])
-            .env(CHILD_VARIABLE, format!("{} {bot}", house.stage.folder.display()))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
         let host = house.host();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while host.inspect(&bot).await.unwrap() == Report::Absent {
-            assert!(Instant::now() < deadline);
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut respite_ms = 0;
+        // Killed between claiming the place and the fork, the program leaves nothing behind; then it may live a little longer.
+        while !starter_is_killed(&house, &host, &bot, respite_ms).await {
+            assert!(cells.is_empty() && respite_ms < 100, "a cell went with the program that started it");
+            respite_ms += 1;
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_ne!(host.inspect(&bot).await.unwrap(), Report::Absent);
         let spec = spec(&house.config, bot.clone());
         assert_eq!(host.ensure(&spec).await.unwrap(), Ensured::AlreadyThere);
-        while !house.state(&bot).join("molt/cell.lock").exists() {
+        let noted = |text: std::io::Result<String>| text.is_ok_and(|text| text.ends_with('\n'));
+        while !noted(std::fs::read_to_string(house.state(&bot).join("molt/cell.lock"))) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         cells.push(house.cell(&bot));
@@ -346,6 +339,25 @@ async fn the_death_of_the_starter_is_not_the_cells() {
     cells.dedup();
     assert_eq!(cells.len(), 1, "one cell all the time");
     house.clear().await;
+}
+
+/// Starts the other program, kills it when a cell seems to be there, and says whether one is there after all.
+async fn starter_is_killed(house: &House, host: &ProcessHost, bot: &BotId, respite_ms: u64) -> bool {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "process::another_program_that_starts_a_cell", "--nocapture"])
+        .env(CHILD_VARIABLE, format!("{} {bot}", house.stage.folder.display()))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while host.inspect(bot).await.unwrap() == Report::Absent {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(respite_ms)).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    host.inspect(bot).await.unwrap() != Report::Absent
 }
 
 /// The other program of the story above; without being told what to start there is nothing to it.
@@ -361,8 +373,11 @@ async fn another_program_that_starts_a_cell() {
         uid_range: cell_users(),
     };
     let host = ProcessHost::new(&config).unwrap();
-    host.ensure(&spec(&config, bot.parse().unwrap())).await.unwrap();
-    std::future::pending::<()>().await;
+    // Again and again, as the reconciler does: an inspection by somebody else can look like a claim for a moment.
+    loop {
+        host.ensure(&spec(&config, bot.parse().unwrap())).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn spec(config: &Config, bot: BotId) -> CellSpec {
