@@ -178,8 +178,17 @@ pub fn cell_binary(configured: &Path, bin: &Path) -> anyhow::Result<PathBuf> {
         fs::create_dir_all(bin)?;
         fs::set_permissions(bin, fs::Permissions::from_mode(0o755))?;
         let draft = bin.join(format!(".draft-{}", uuid::Uuid::new_v4().simple()));
-        fs::copy(&source, &draft)
-            .with_context(|| format!("the cell's program can't be copied to {}", bin.display()))?;
+        if let Err(error) = fs::copy(&source, &draft) {
+            // Half a program would only keep the disk full.
+            fs::remove_file(&draft).ok();
+            if error.kind() == std::io::ErrorKind::StorageFull {
+                anyhow::bail!(
+                    "the disk is full: make room in {}, or name another folder with --data-dir",
+                    bin.display()
+                );
+            }
+            return Err(error).with_context(|| format!("the cell's program can't be copied to {}", bin.display()));
+        }
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o755))?;
         fs::rename(&draft, &place)?;
         forget_others(bin, &place);
