@@ -53,7 +53,7 @@ pub(crate) async fn models(State(ghost): State<Ghost>, headers: HeaderMap) -> Re
         let owner = model.id.split_once('/').map_or("", |(provider, _)| provider);
         json!({ "id": model.id, "object": "model", "created": 0, "owned_by": owner })
     };
-    let data: Vec<_> = ghost.0.catalog.models.iter().map(entry).collect();
+    let data: Vec<_> = ghost.0.catalog.models().map(entry).collect();
     Json(json!({ "object": "list", "data": data })).into_response()
 }
 
@@ -134,7 +134,7 @@ fn open(
         provider: model.id.split_once('/').map_or("", |(provider, _)| provider).to_owned(),
         model: model.id.clone(),
         surface: surface.name().to_owned(),
-        price: model.price,
+        price: model.price.clone(),
         price_version: inner.catalog.version.clone(),
         input_tokens_estimate: estimate(body_bytes),
         at: inner.clock.now(),
