@@ -190,7 +190,7 @@ impl Work<'_> {
             gateway_token,
             ghost_key,
             proxy_url: self.shared.config.proxy_url.clone(),
-            config: configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog),
+            config: configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog.current()),
             revision: self.bot.revision,
             runtime_command: command.clone(),
         };
@@ -262,7 +262,7 @@ impl Work<'_> {
     }
 
     async fn push_settings(&self, client: &Client) -> Result<Next, FleetError> {
-        let config = configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog);
+        let config = configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog.current());
         match client.apply(self.bot.revision, &config).await {
             Ok(applied) => self.applied(&applied).await,
             Err(ClientError::Refused { status, fault }) if is_final(status) => {

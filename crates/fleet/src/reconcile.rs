@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use molt_bot::{Client, Phase};
-use molt_model::{BotId, Catalog, Clock, Time};
+use molt_model::{BotId, CatalogInForce, Clock, Time};
 use molt_store::fleet::Lease;
 use molt_store::{Channel, Store};
 use tokio::sync::{Notify, watch};
@@ -48,7 +48,7 @@ pub struct Config {
     pub cell_binary: PathBuf,
     /// Where cells send model calls, such as `http://127.0.0.1:8787/v1`.
     pub proxy_url: String,
-    pub catalog: Arc<Catalog>,
+    pub catalog: CatalogInForce,
     /// A system user per cell out of these; see `cell_users`.
     pub uid_range: Option<RangeInclusive<u32>>,
 }

@@ -141,10 +141,9 @@ impl Inner {
 
     /// Usage rows name the price book, so it is in the database before the first call is admitted.
     async fn keep_book(&self, now: Time) -> Result<(), StoreError> {
-        let prices: serde_json::Map<_, _> =
-            self.catalog.models.iter().map(|model| (model.id.clone(), json!(model.price))).collect();
+        let prices = json!(self.catalog.prices());
         let mut tx = self.store.system().await?;
-        tx.keep_price_book(&self.catalog.version.0, &prices.into(), now).await?;
+        tx.keep_price_book(&self.catalog.version.0, &prices, now).await?;
         tx.commit().await
     }
 }

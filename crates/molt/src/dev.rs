@@ -190,7 +190,7 @@ async fn reset(config: &Config, data: &DataDir, yes: bool, screen: &Screen) -> a
         data_dir: data.root().to_owned(),
         cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
         proxy_url: String::new(),
-        catalog: config.catalog.clone(),
+        catalog: (*config.catalog).clone().into(),
         uid_range: cell_users(),
     };
     let host = ProcessHost::new(&settings)?;

@@ -166,7 +166,7 @@ async fn running_cells(config: &Config, data: &DataDir) -> Option<Finding> {
         data_dir: data.root().to_owned(),
         cell_binary: PathBuf::new(),
         proxy_url: String::new(),
-        catalog: config.catalog.clone(),
+        catalog: (*config.catalog).clone().into(),
         uid_range: None,
     };
     let host = ProcessHost::new(&settings).ok()?;

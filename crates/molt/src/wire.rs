@@ -163,8 +163,14 @@ fn start_api(
     let public_url = config.public_url(bound).as_str().trim_end_matches('/').to_owned();
     let identity = Arc::new(Local::new(config.identity(bound), store.clone(), clock.clone()));
     let payments = Arc::new(LocalPayments::new(public_url.clone()));
-    let state =
-        ApiState::local(store.clone(), clock.clone(), config.catalog.clone(), identity, payments, config.api(bound));
+    let state = ApiState::local(
+        store.clone(),
+        clock.clone(),
+        (*config.catalog).clone().into(),
+        identity,
+        payments,
+        config.api(bound),
+    );
 
     let inbox = Arc::new(Inbox::new(store.clone(), clock.clone()));
     let schedule = Schedule { name: "inbox", period: QUEUE_PERIOD, wakes: |channel| *channel == Channel::Inbox };
@@ -215,7 +221,7 @@ fn start_fleet(
         data_dir: parts.data_dir,
         cell_binary: parts.cell_binary,
         proxy_url,
-        catalog: config.catalog.clone(),
+        catalog: (*config.catalog).clone().into(),
         uid_range: cell_users(),
     };
     let host = Arc::new(ProcessHost::new(&settings).context("cells can't run here")?);

@@ -114,8 +114,8 @@ async fn create(
     extract::Json(body): extract::Json<NewBotBody>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<BotView>), Problem> {
     let personality = body.personality.unwrap_or_default();
-    let settings = Settings::new(body.bot_name.trim().to_owned(), personality, body.timezone, &state.catalog);
-    settings.validate(&state.catalog)?;
+    let settings = Settings::new(body.bot_name.trim().to_owned(), personality, body.timezone, &state.catalog.current());
+    settings.validate(&state.catalog.current())?;
     let new = NewBot { id: BotId::random(), vertical: body.vertical, settings };
     let count_max = state.config.bots_per_user;
     let mut tx = caller.tx(&state).await?;
@@ -152,7 +152,7 @@ async fn configure(
     IfMatch(seen): IfMatch,
     extract::Json(settings): extract::Json<Settings>,
 ) -> Result<(StatusCode, Json<Revision>), Problem> {
-    settings.validate(&state.catalog)?;
+    settings.validate(&state.catalog.current())?;
     let mut tx = own.caller.tx(&state).await?;
     match tx.write_settings(&own.id, seen, &settings, state.now()).await? {
         Written::Done { revision } => {

@@ -178,15 +178,10 @@ pub(crate) async fn state(db: &TestDatabase, clock: &MovedClock) -> ApiState {
     let clock: Arc<MovedClock> = Arc::new(clock.clone());
     let identity = molt_identity::Config { signup: SignUp::Open, https: false, public_url: ORIGIN.to_owned() };
     let identity = Arc::new(Local::new(identity, store.clone(), clock.clone()));
-    let catalog = Catalog {
-        version: PriceVersion("test".to_owned()),
-        models: Vec::new(),
-        default_model: "practice/practice-1".to_owned(),
-        embedding_model: None,
-    };
+    let catalog = Catalog::new(PriceVersion("test".to_owned()), Vec::new(), "practice/practice-1".to_owned(), None);
     let payments = Arc::new(LocalPayments::new(ORIGIN.to_owned()));
     let config = Config::new(ORIGIN.parse().unwrap());
-    ApiState::local(store, clock, Arc::new(catalog), identity, payments, config)
+    ApiState::local(store, clock, catalog.into(), identity, payments, config)
 }
 
 /// Another process of the platform on the same rows, or the first one.

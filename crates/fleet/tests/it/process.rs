@@ -369,7 +369,7 @@ async fn another_program_that_starts_a_cell() {
         data_dir: folder.into(),
         cell_binary: Path::new(folder).join("bin/molt-cell"),
         proxy_url: "http://127.0.0.1:9/v1".into(),
-        catalog: Arc::new(crate::stage::catalog()),
+        catalog: crate::stage::catalog().into(),
         uid_range: cell_users(),
     };
     let host = ProcessHost::new(&config).unwrap();

@@ -20,8 +20,7 @@ use tokio::net::TcpListener;
 use crate::upstream::{KEY, Upstream};
 
 /// $2 and $8 per million tokens; cached input at half a dollar.
-pub(crate) const PRICE: Price =
-    Price { input: 2_000_000_000, output: 8_000_000_000, cache_read: Some(500_000_000), cache_write: None };
+pub(crate) const PRICE: Price = Price::flat(2_000_000_000, 8_000_000_000).with_cache_read(500_000_000);
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
 pub(crate) struct Rig {
@@ -89,13 +88,14 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         vision: false,
         strengths: "Tests.".to_owned(),
         embedding,
+        listed: true,
     };
     let chat = ["ok", "cut", "nousage", "lies", "broken", "flaky", "unpaid", "badkey", "badrequest", "slow", "endless"];
     let mut models: Vec<ModelFacts> = chat.iter().map(|name| model(&format!("up/{name}"), false)).collect();
     models.extend([model("up/embed", true), model("down/x", false)]);
     models.extend([model("practice/practice-1", false), model("practice/practice-embed", true)]);
     let version = PriceVersion("book-1".to_owned());
-    let catalog = Catalog { version, models, default_model: "practice/practice-1".to_owned(), embedding_model: None };
+    let catalog = Catalog::new(version, models, "practice/practice-1".to_owned(), None);
     let openai = |name: &str, base: &str| ProviderConfig {
         name: name.to_owned(),
         kind: ProviderKind::OpenAi,

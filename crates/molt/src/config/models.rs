@@ -74,12 +74,7 @@ struct ModelSettings {
 
 /// What stands in while faults are collected.
 pub(super) fn empty() -> Catalog {
-    Catalog {
-        version: PriceVersion(String::new()),
-        models: Vec::new(),
-        default_model: String::new(),
-        embedding_model: None,
-    }
+    Catalog::new(PriceVersion(String::new()), Vec::new(), String::new(), None)
 }
 
 impl Settings {
@@ -118,7 +113,7 @@ impl Settings {
             return Err(faults);
         };
         let version = version(&models);
-        Ok((Catalog { version, models, default_model, embedding_model }, providers))
+        Ok((Catalog::new(version, models, default_model, embedding_model), providers))
     }
 }
 
@@ -203,6 +198,7 @@ impl ModelSettings {
                 output: self.output_usd.0,
                 cache_read: self.cache_read_usd.map(|price| price.0),
                 cache_write: self.cache_write_usd.map(|price| price.0),
+                ..Price::default()
             },
             context_window: self.context_window,
             output_max: self.output_max,
@@ -210,6 +206,7 @@ impl ModelSettings {
             vision: self.vision,
             strengths: self.strengths.clone(),
             embedding: self.embedding,
+            listed: true,
         }
     }
 }
