@@ -1,128 +1,142 @@
 //! One open call: journalled when it is admitted, settled exactly once however it ends.
-//! Never: an open call that is dropped without a row; the guard settles it as an estimate.
+//! Never: an open call that is dropped without a settlement; the guard settles it as an estimate.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use molt_model::usage::Estimate;
-use molt_model::{RequestId, TokenUsage};
-use molt_store::usage::SettledCall;
-use tokio::sync::OwnedSemaphorePermit;
+use molt_model::{Nanos, RequestId, TokenUsage};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::Inner;
-use crate::journal::AdmittedCall;
-
-/// How many events of a stream go by between two notes of how far it is.
-const NOTE_PIECES: i64 = 64;
+use crate::admission::limits::Place;
+use crate::admission::purse::Reservation;
+use crate::journal::{Outcome, Priced, Slot};
+use crate::upstream::Departure;
 
 /// The guard of one call.
 pub(crate) struct OpenCall {
-    inner: Arc<Inner>,
-    call: AdmittedCall,
-    started: Instant,
-    first_byte: Option<Duration>,
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) id: RequestId,
+    pub(crate) slot: Arc<Slot>,
+    /// Taken when it is settled.
+    pub(crate) reservation: Option<Reservation>,
+    pub(crate) place: Place,
+    /// The models that may answer, first choice first, and which of them does.
+    pub(crate) models: Vec<Priced>,
+    pub(crate) answers: usize,
+    pub(crate) input_tokens_estimate: i64,
+    pub(crate) started: Instant,
+    pub(crate) first_byte: Option<Duration>,
     /// Tokens of the answer so far, for an estimate.
-    output: i64,
-    noted: i64,
-    ended: bool,
-    _permit: OwnedSemaphorePermit,
+    pub(crate) pieces: i64,
 }
 
 impl OpenCall {
-    /// Writes the admission down. An error: it can't be written, so the call must not go out.
-    pub(crate) fn open(inner: Arc<Inner>, call: AdmittedCall, permit: OwnedSemaphorePermit) -> std::io::Result<Self> {
-        inner.journal.admit(&call)?;
-        let (first_byte, output, noted, ended) = (None, 0, 0, false);
-        Ok(Self { inner, call, started: Instant::now(), first_byte, output, noted, ended, _permit: permit })
+    pub(crate) fn tasks(&self) -> TaskTracker {
+        self.inner.tasks.clone()
+    }
+
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.inner.stopping.clone()
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.reservation.is_none()
     }
 
     /// What whoever sends the call notes on the way.
-    pub(crate) fn departure(&self) -> Departure {
-        Departure { inner: Arc::clone(&self.inner), id: self.call.id }
+    pub(crate) fn departure(&self) -> Notes {
+        Notes(Arc::clone(&self.slot))
     }
 
-    pub(crate) fn id(&self) -> RequestId {
-        self.call.id
+    /// The answer has begun, and comes from this model of the list.
+    pub(crate) fn answered_by(&mut self, model: usize) {
+        self.answers = model;
+        self.first_byte = Some(self.started.elapsed());
     }
 
-    pub(crate) fn first_byte(&mut self) {
-        self.first_byte.get_or_insert_with(|| self.started.elapsed());
-    }
-
-    /// How much of the answer there is, as far as it can be told.
-    pub(crate) fn relayed(&mut self, output: i64) {
-        self.output = output;
-        if output - self.noted >= NOTE_PIECES {
-            self.noted = output;
-            // A note that can't be written only makes a later estimate lower.
-            let _ = self.inner.journal.relayed(self.call.id, output);
+    /// How much of the answer there is, as far as it can be told. Before these bytes are given on.
+    pub(crate) fn relayed(&mut self, pieces: i64) {
+        if pieces != self.pieces {
+            self.pieces = pieces;
+            self.slot.relayed(pieces);
         }
     }
 
     /// Settles with the provider's figures, or as an estimate with its reason. Only the first time counts.
     pub(crate) fn settle(&mut self, usage: Result<TokenUsage, Estimate>) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
+        let Some(reservation) = self.reservation.take() else { return };
         let (usage, estimate) = match usage {
             Ok(usage) => (usage, None),
             Err(why) => (self.estimated(), Some(why)),
         };
-        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let row = SettledCall {
-            first_byte_ms: self.first_byte.map(millis),
-            duration_ms: millis(self.started.elapsed()),
-            ..self.call.settled(usage, estimate)
+        let model = &self.models[self.answers];
+        let reserved = reservation.amount();
+        let mut cost = model.price.charge(&usage);
+        if estimate.is_some() {
+            // Nobody said what it was, so it is at most what was set aside.
+            cost = cost.min(reserved);
+        }
+        let charge = reservation.settle(cost);
+        let outcome = Outcome {
+            usage,
+            estimate,
+            charged: charge.charged,
+            operator: charge.operator,
+            model: self.answers,
+            first_byte: self.first_byte,
+            duration: self.started.elapsed(),
         };
-        if let Err(error) = self.inner.journal.settle(&row) {
+        self.inner.admission.correct(&mut self.place, usage.input.saturating_add(usage.output));
+        if let Err(error) = self.slot.settle(&outcome) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                request.id = %row.id,
-                "a call's usage can't be written to the journal; it is only in memory until it is in the books"
+                request.id = %self.id,
+                "a call's usage can't be written to the journal"
             );
         }
-        self.inner.pending.push(row);
+        self.inner.books.wake(&self.slot);
     }
 
     /// No provider took the call: nothing is charged and no row is written.
-    pub(crate) fn void(mut self) {
-        self.ended = true;
-        if let Err(error) = self.inner.journal.void(self.call.id) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                request.id = %self.call.id,
-                "a refused call can't be struck from the journal; a restart would book it as an estimate"
-            );
+    pub(crate) fn void(&mut self) {
+        if self.reservation.take().is_some() {
+            self.slot.void();
         }
     }
 
     fn estimated(&self) -> TokenUsage {
-        TokenUsage { input: self.call.input_tokens_estimate, output: self.output, ..TokenUsage::default() }
-    }
-}
-
-/// Notes when a call leaves and when an attempt came to nothing, so that a restart charges for nothing that never left.
-#[derive(Clone)]
-pub(crate) struct Departure {
-    inner: Arc<Inner>,
-    id: RequestId,
-}
-
-impl Departure {
-    /// The next thing to leave is the call. An error: it can't be written, so the call must not leave.
-    pub(crate) fn leaves(&self) -> std::io::Result<()> {
-        self.inner.journal.sent(self.id)
-    }
-
-    /// The provider didn't take it.
-    pub(crate) fn returned(&self) {
-        // A note that can't be written only leaves an estimate where there could be none.
-        let _ = self.inner.journal.returned(self.id);
+        TokenUsage { input: self.input_tokens_estimate, output: self.pieces, ..TokenUsage::default() }
     }
 }
 
 impl Drop for OpenCall {
+    /// Whoever held it was dropped: the caller is gone, or the proxy stops.
     fn drop(&mut self) {
-        self.settle(Err(Estimate::ProxyRestarted));
+        if self.is_settled() {
+            return;
+        }
+        if !self.slot.has_left() {
+            return self.void();
+        }
+        let stopping = self.inner.stopping.is_cancelled();
+        self.settle(Err(if stopping { Estimate::ProxyRestarted } else { Estimate::HungUp }));
+    }
+}
+
+/// Notes when a call leaves and when an attempt came to nothing, so that a restart charges for nothing that never left.
+pub(crate) struct Notes(Arc<Slot>);
+
+impl Departure for Notes {
+    fn leaves(&self) -> io::Result<()> {
+        self.0.sent();
+        Ok(())
+    }
+
+    fn returned(&self) {
+        self.0.returned();
     }
 }
