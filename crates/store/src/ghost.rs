@@ -115,6 +115,14 @@ pub fn key_hash(key: &SecretString) -> [u8; 32] {
     Sha256::digest(key.expose_secret().as_bytes()).into()
 }
 
+/// Whether it has the shape of our keys. What hasn't isn't worth a look.
+#[must_use]
+pub fn looks_like_a_key(text: &[u8]) -> bool {
+    let digit = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+    let random = text.strip_prefix(KEY_PREFIX.as_bytes());
+    random.is_some_and(|random| random.len() == 2 * KEY_RANDOM_BYTES && random.iter().all(digit))
+}
+
 fn new_key() -> SecretString {
     let mut bytes = [0u8; KEY_RANDOM_BYTES];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");

@@ -30,10 +30,10 @@ pub enum Channel {
     Inbox,
     /// A key, plan or cap of this person's changed: what the proxies keep of it is old. Sent by triggers.
     Admission(UserId),
-    /// A call lacks money of this scope that other proxies have leased: who holds some it doesn't need gives it back.
-    BudgetWanted(String),
-    /// Money of this scope was given back: who waits for some asks again.
-    BudgetFreed(String),
+    /// A call of this person's lacks money that other proxies have leased: who holds some it doesn't need gives it back.
+    BudgetWanted(UserId),
+    /// Money of this person's was given back: who waits for some asks again.
+    BudgetFreed(UserId),
     /// The connection was lost for a while; look at everything.
     All,
 }
@@ -50,8 +50,8 @@ impl Channel {
             Self::Outbox => "outbox".to_owned(),
             Self::Inbox => "inbox".to_owned(),
             Self::Admission(user) => format!("admission {user}"),
-            Self::BudgetWanted(scope) => format!("budget-wanted {scope}"),
-            Self::BudgetFreed(scope) => format!("budget-freed {scope}"),
+            Self::BudgetWanted(user) => format!("budget-wanted {user}"),
+            Self::BudgetFreed(user) => format!("budget-freed {user}"),
             Self::All => "all".to_owned(),
         }
     }
@@ -65,8 +65,8 @@ impl Channel {
             ("outbox", _) => Self::Outbox,
             ("inbox", _) => Self::Inbox,
             ("admission", user) => user.parse().map_or(Self::All, Self::Admission),
-            ("budget-wanted", scope) => Self::BudgetWanted(scope.to_owned()),
-            ("budget-freed", scope) => Self::BudgetFreed(scope.to_owned()),
+            ("budget-wanted", user) => user.parse().map_or(Self::All, Self::BudgetWanted),
+            ("budget-freed", user) => user.parse().map_or(Self::All, Self::BudgetFreed),
             _ => Self::All,
         }
     }
