@@ -162,6 +162,7 @@ mod tests {
             bot: None,
             revoked: false,
             plan_in_force,
+            period_start: Time::UNIX_EPOCH,
             period_end: Time::UNIX_EPOCH,
             user_spent: Nanos(user.0),
             user_cap: user.1.map(Nanos),

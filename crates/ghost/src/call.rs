@@ -126,6 +126,8 @@ fn open(
     }
     let call = AdmittedCall {
         id: RequestId::random(),
+        holder: inner.holder,
+        period_start: admission.period_start,
         user: admission.user,
         book_key: admission.book_key,
         bot: admission.bot,

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use molt_model::{Catalog, Clock, Nanos};
+use molt_model::{Catalog, Clock, HolderId, Nanos};
 use molt_store::Store;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,7 @@ struct Inner {
     public_url: Url,
     monthly_cap: Nanos,
     journal: Journal,
+    holder: HolderId,
     pending: Pending,
     calls: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -96,6 +97,7 @@ impl Ghost {
             public_url: config.public_url,
             monthly_cap: config.monthly_cap_nanos,
             journal,
+            holder: HolderId::random(),
             pending: Pending::new(left),
             calls: Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX)),
             tasks: TaskTracker::new(),

@@ -29,6 +29,8 @@ pub struct Admission {
     pub revoked: bool,
     /// The subscription's status allows calls.
     pub plan_in_force: bool,
+    /// Since when the spending counts.
+    pub period_start: Time,
     /// When the spending starts to count again.
     pub period_end: Time,
     pub user_spent: Nanos,
@@ -45,6 +47,7 @@ struct AdmissionRow {
     bot_id: Option<String>,
     revoked: bool,
     plan_in_force: bool,
+    period_start: Time,
     period_end: Time,
     user_spent: i64,
     user_cap: Option<i64>,
@@ -55,7 +58,7 @@ struct AdmissionRow {
 const ADMISSION: &str = concat!(
     "select k.id as key_id, k.user_id, u.book_key, k.bot_id, k.revoked_at is not null as revoked,
             coalesce(b.subscription_status in ('active', 'trialing', 'past_due'), false) as plan_in_force,
-            p.period_end, s.user_spent, u.cap_nanos as user_cap, s.key_spent, k.cap_nanos as key_cap
+            p.period_start, p.period_end, s.user_spent, u.cap_nanos as user_cap, s.key_spent, k.cap_nanos as key_cap
      from molt.ghost_keys k
      join molt.users u on u.id = k.user_id
      left join molt.billing b on b.user_id = k.user_id
@@ -98,6 +101,7 @@ impl SystemTx {
             bot: row.bot_id.and_then(|id| id.parse().ok()),
             revoked: row.revoked,
             plan_in_force: row.plan_in_force,
+            period_start: row.period_start,
             period_end: row.period_end,
             user_spent: Nanos(row.user_spent),
             user_cap: row.user_cap.map(Nanos),
