@@ -11,12 +11,15 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use molt_model::{ModelFacts, RequestId};
-use molt_store::ghost::Admission;
+use molt_model::{ModelFacts, Nanos, RequestId, TokenUsage};
+use secrecy::ExposeSecret;
 use serde_json::json;
 use tokio::sync::{TryAcquireError, oneshot};
 
-use crate::admit::{bearer, decide, run_label};
+use crate::admission::Declined;
+use crate::admission::limits::Place;
+use crate::admission::purse::Reservation;
+use crate::admit::{bearer, run_label};
 use crate::answer::{Refusal, Shape, notice};
 use crate::journal::AdmittedCall;
 use crate::relay::{self, Relay, Surface};
@@ -43,7 +46,7 @@ pub(crate) async fn embeddings(State(ghost): State<Ghost>, headers: HeaderMap, b
 /// The catalogue, in OpenAI's list shape.
 pub(crate) async fn models(State(ghost): State<Ghost>, headers: HeaderMap) -> Response {
     let admitted = match bearer(&headers) {
-        Ok(key) => ghost.0.admission(&key).await,
+        Ok(key) => ghost.0.admission.entry(key.expose_secret().as_bytes()).await,
         Err(refusal) => Err(refusal),
     };
     if let Err(refusal) = admitted {
@@ -59,7 +62,8 @@ pub(crate) async fn models(State(ghost): State<Ghost>, headers: HeaderMap) -> Re
 
 async fn answer(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
     let key = bearer(headers)?;
-    let admission = inner.admission(&key).await?;
+    inner.book().await?;
+    let entry = inner.admission.entry(key.expose_secret().as_bytes()).await?;
     let body = read_body(body).await?;
     let asked = request::read(&body)?;
     let (model, provider_name, provider_model) = inner.model(surface, &asked.model)?;
@@ -67,18 +71,21 @@ async fn answer(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body:
     if !inner.providers.contains_key(&provider_name) {
         return Err(unknown_model(&asked.model));
     }
-    if let Some(refused) = decide(&admission, inner.monthly_cap) {
-        if surface == Surface::Embeddings {
-            return Err(refused.refusal());
+    let place = inner.admission.place(&entry, estimate(body.len()))?;
+    let worst = worst_case(model, body.len());
+    let reservation = match inner.admission.reserve(&entry, worst, worst).await {
+        Ok(reservation) => reservation,
+        Err(Declined::Refusal(refusal)) => return Err(refusal),
+        Err(Declined::Notice(refused)) if surface == Surface::Embeddings => return Err(refused.refusal()),
+        Err(Declined::Notice(refused)) => {
+            let shape = Shape { model: &asked.model, stream: asked.stream, usage_asked: asked.usage_asked };
+            let id = format!("chatcmpl-{}", RequestId::random().0.simple());
+            let mut response = notice(&refused.text(&inner.public_url), shape, &id, inner.clock.now());
+            response.headers_mut().insert(relay::UNMETERED_HEADER, HeaderValue::from_static("1"));
+            return Ok(response);
         }
-        let text = refused.text(&inner.public_url, admission.period_end);
-        let shape = Shape { model: &asked.model, stream: asked.stream, usage_asked: asked.usage_asked };
-        let id = format!("chatcmpl-{}", RequestId::random().0.simple());
-        let mut response = notice(&text, shape, &id, inner.clock.now());
-        response.headers_mut().insert(relay::UNMETERED_HEADER, HeaderValue::from_static("1"));
-        return Ok(response);
-    }
-    let call = open(inner, surface, headers, admission, model, body.len())?;
+    };
+    let call = open(inner, surface, headers, (reservation, place), model, body.len())?;
     let outgoing = request::outgoing(&body, &asked, provider_model);
     send(inner, surface, &asked, call, provider_name, outgoing).await
 }
@@ -110,7 +117,7 @@ fn open(
     inner: &Arc<Inner>,
     surface: Surface,
     headers: &HeaderMap,
-    admission: Admission,
+    (reservation, place): (Reservation, Place),
     model: &ModelFacts,
     body_bytes: usize,
 ) -> Result<OpenCall, Refusal> {
@@ -124,12 +131,15 @@ fn open(
     if inner.pending.is_full() {
         return Err(busy());
     }
+    let entry = reservation.entry();
     let call = AdmittedCall {
         id: RequestId::random(),
-        user: admission.user,
-        book_key: admission.book_key,
-        bot: admission.bot,
-        key: admission.key,
+        holder: inner.holder,
+        period_start: entry.period_start,
+        user: entry.user,
+        book_key: entry.book_key,
+        bot: entry.bot.clone(),
+        key: entry.key,
         run: run_label(headers),
         provider: model.id.split_once('/').map_or("", |(provider, _)| provider).to_owned(),
         model: model.id.clone(),
@@ -137,15 +147,22 @@ fn open(
         price: model.price,
         price_version: inner.catalog.version.clone(),
         input_tokens_estimate: estimate(body_bytes),
-        at: inner.clock.now(),
+        at: entry.at(inner.clock.now()),
     };
-    OpenCall::open(Arc::clone(inner), call, permit).map_err(|error| {
+    OpenCall::open(Arc::clone(inner), call, (reservation, place), permit).map_err(|error| {
         tracing::error!(
             error = &error as &dyn std::error::Error,
             "no call can go out: the usage journal can't be written"
         );
         Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS)
     })
+}
+
+/// No token is shorter than a byte, and no answer longer than the model can make it.
+fn worst_case(model: &ModelFacts, body_bytes: usize) -> Nanos {
+    let input = i64::try_from(body_bytes).unwrap_or(i64::MAX);
+    let output = if model.embedding { 0 } else { i64::from(model.output_max) };
+    model.price.charge(&TokenUsage { input, output, ..TokenUsage::default() })
 }
 
 async fn read_body(body: Body) -> Result<Bytes, Refusal> {

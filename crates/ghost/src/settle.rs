@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use molt_model::usage::Estimate;
-use molt_model::{RequestId, TokenUsage};
+use molt_model::{Nanos, RequestId, TokenUsage};
 use molt_store::usage::SettledCall;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Inner;
+use crate::admission::limits::Place;
+use crate::admission::purse::{Charge, Reservation};
 use crate::journal::AdmittedCall;
 
 /// How many events of a stream go by between two notes of how far it is.
@@ -25,15 +27,23 @@ pub(crate) struct OpenCall {
     output: i64,
     noted: i64,
     ended: bool,
+    reservation: Option<Reservation>,
+    place: Place,
     _permit: OwnedSemaphorePermit,
 }
 
 impl OpenCall {
     /// Writes the admission down. An error: it can't be written, so the call must not go out.
-    pub(crate) fn open(inner: Arc<Inner>, call: AdmittedCall, permit: OwnedSemaphorePermit) -> std::io::Result<Self> {
+    pub(crate) fn open(
+        inner: Arc<Inner>,
+        call: AdmittedCall,
+        (reservation, place): (Reservation, Place),
+        permit: OwnedSemaphorePermit,
+    ) -> std::io::Result<Self> {
         inner.journal.admit(&call)?;
         let (first_byte, output, noted, ended) = (None, 0, 0, false);
-        Ok(Self { inner, call, started: Instant::now(), first_byte, output, noted, ended, _permit: permit })
+        let (started, reservation) = (Instant::now(), Some(reservation));
+        Ok(Self { inner, call, started, first_byte, output, noted, ended, reservation, place, _permit: permit })
     }
 
     /// What whoever sends the call notes on the way.
@@ -69,7 +79,17 @@ impl OpenCall {
             Err(why) => (self.estimated(), Some(why)),
         };
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let cost = self.call.price.charge(&usage);
+        self.inner.admission.correct(&mut self.place, usage.input.saturating_add(usage.output));
+        let reserved = self.reservation.as_ref().map_or(Nanos::ZERO, Reservation::amount);
+        let Charge { charged, operator } = self
+            .reservation
+            .take()
+            .map_or(Charge { charged: Nanos::ZERO, operator: cost }, |reservation| reservation.settle(cost));
         let row = SettledCall {
+            reserved_nanos: reserved.0,
+            cost_nanos: charged.0,
+            operator_nanos: operator.0,
             first_byte_ms: self.first_byte.map(millis),
             duration_ms: millis(self.started.elapsed()),
             ..self.call.settled(usage, estimate)

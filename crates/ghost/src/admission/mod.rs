@@ -43,6 +43,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 const SHORTAGE_MAX: Duration = Duration::from_millis(500);
 /// The net below all wake-ups, and the unit in which idle things are counted.
 const TICK: Duration = Duration::from_secs(5);
+/// Far from zero, which means "never".
+const FIRST_TICK: u64 = 1_000;
 /// When the database is away. It is back within seconds or an operator is looking.
 const DATABASE_RETRY_SECONDS: u64 = 5;
 const STRANGERS_RETRY_SECONDS: u64 = 1;
@@ -144,7 +146,7 @@ impl Admission {
     ) -> Self {
         let runtime = Handle::current();
         let wakeups = store.wakeups().subscribe();
-        let bank = Bank { holder, tick: AtomicU64::new(0), lost: AtomicBool::new(false), runtime: runtime.clone() };
+        let bank = Bank { holder, tick: AtomicU64::new(FIRST_TICK), lost: AtomicBool::new(false), runtime: runtime.clone() };
         let inner = Arc::new(Inner {
             store,
             clock,

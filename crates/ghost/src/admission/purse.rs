@@ -263,6 +263,11 @@ impl Reservation {
         Nanos(self.amount)
     }
 
+    /// What the call is paid from.
+    pub(crate) fn entry(&self) -> &Arc<KeyEntry> {
+        &self.entry
+    }
+
     /// The call cost so much. What was set aside beyond it is free again.
     pub(crate) fn settle(mut self, cost: Nanos) -> Charge {
         let reserved = std::mem::take(&mut self.amount);
