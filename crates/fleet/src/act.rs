@@ -443,7 +443,6 @@ impl Work<'_> {
         if system.delete_bot(self.lease).await? {
             let body = json!({ "bot_name": self.bot.settings.bot_name });
             system.announce_bot(self.bot.user, &self.bot.id, EventKind::BotDeleted, body, self.now).await?;
-            system.notify(&molt_store::Channel::Admission).await?;
             system.commit().await?;
             tracing::info!(bot.id = %self.bot.id, "a bot was removed");
         }

@@ -170,8 +170,6 @@ async fn write(inner: &Inner, pending: &Pending, calls: Vec<SettledCall>) -> Res
 async fn record(inner: &Inner, calls: &[SettledCall]) -> Result<(), StoreError> {
     let now = inner.clock.now();
     let mut tx = inner.store.system().await?;
-    for call in calls {
-        tx.record_call(call, now).await?;
-    }
+    tx.record_calls(calls, now).await?;
     tx.commit().await
 }

@@ -10,6 +10,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
+use crate::admission::limits::Limits;
+
 /// Everything that the proxy is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -21,6 +23,8 @@ pub struct Config {
     pub public_url: Url,
     /// The most that one person may spend in a period, whatever they set themselves.
     pub monthly_cap_nanos: Nanos,
+    /// How fast and how much at once.
+    pub limits: Limits,
     /// The pause after each word of the practice model. People read along at 20 to 30 ms; tests use zero.
     pub practice_pace: Duration,
 }

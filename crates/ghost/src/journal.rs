@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use molt_model::usage::Estimate;
-use molt_model::{BotId, KeyId, Price, PriceVersion, RequestId, RunId, Time, TokenUsage, UserId};
+use molt_model::{BotId, HolderId, KeyId, Price, PriceVersion, RequestId, RunId, Time, TokenUsage, UserId};
 use molt_store::usage::SettledCall;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -27,6 +27,8 @@ const FILE_SUFFIX: &str = ".jsonl";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct AdmittedCall {
     pub(crate) id: RequestId,
+    pub(crate) holder: HolderId,
+    pub(crate) period_start: Time,
     pub(crate) user: UserId,
     pub(crate) book_key: Uuid,
     pub(crate) bot: Option<BotId>,
@@ -46,6 +48,8 @@ impl AdmittedCall {
     pub(crate) fn settled(&self, usage: TokenUsage, estimate: Option<Estimate>) -> SettledCall {
         SettledCall {
             id: self.id,
+            holder: self.holder,
+            period_start: self.period_start,
             user: self.user,
             book_key: self.book_key,
             bot: self.bot.clone(),
@@ -55,6 +59,8 @@ impl AdmittedCall {
             model: self.model.clone(),
             surface: self.surface.clone(),
             usage,
+            reserved_nanos: 0,
+            operator_nanos: 0,
             cost_nanos: self.price.charge(&usage).0,
             price_version: self.price_version.clone(),
             estimate,
@@ -298,6 +304,8 @@ mod tests {
     fn call() -> AdmittedCall {
         AdmittedCall {
             id: RequestId::random(),
+            holder: HolderId::random(),
+            period_start: Time::UNIX_EPOCH,
             user: UserId::random(),
             book_key: Uuid::new_v4(),
             bot: None,

@@ -2,6 +2,7 @@
 //! Never: a call without an admission, an answer whose last byte leaves before its usage is on disk, or a master key in
 //! anything that a caller, a log or an error can show.
 
+mod admission;
 mod admit;
 mod answer;
 mod batch;
@@ -23,17 +24,19 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use molt_model::{Catalog, Clock, Nanos};
+use molt_model::{Catalog, Clock, HolderId};
 use molt_store::Store;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
+use admission::Admission;
 use batch::Pending;
 use journal::Journal;
 use upstream::Provider;
 
+pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
 
 /// Calls in flight in one process; the next one is asked to come back in a moment. Bounds memory and open sockets.
@@ -68,8 +71,9 @@ struct Inner {
     catalog: Arc<Catalog>,
     providers: HashMap<String, Provider>,
     public_url: Url,
-    monthly_cap: Nanos,
+    admission: Admission,
     journal: Journal,
+    holder: HolderId,
     pending: Pending,
     calls: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -88,14 +92,18 @@ impl Ghost {
         if !left.is_empty() {
             tracing::info!(calls = left.len(), "calls of an earlier process go into the books now");
         }
+        let holder = HolderId::random();
+        let admission =
+            Admission::start(store.clone(), clock.clone(), holder, config.monthly_cap_nanos, config.limits);
         let inner = Arc::new(Inner {
             store,
             clock,
             catalog: config.catalog,
             providers,
             public_url: config.public_url,
-            monthly_cap: config.monthly_cap_nanos,
+            admission,
             journal,
+            holder,
             pending: Pending::new(left),
             calls: Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX)),
             tasks: TaskTracker::new(),
@@ -117,6 +125,9 @@ impl Ghost {
         let left = tokio::time::timeout(DRAIN_BOOKS_MAX, self.0.pending.empty()).await.is_err();
         if left {
             tracing::warn!("calls are left in the journal; the next start writes them into the books");
+        }
+        if tokio::time::timeout(DRAIN_BOOKS_MAX, self.0.admission.drain()).await.is_err() {
+            tracing::warn!("leased money couldn't be given back; the next start gives it back");
         }
         self.0.pending.stop();
     }

@@ -4,7 +4,7 @@
 use anyhow::{Context, bail};
 use molt_model::{Clock, KeyId, Nanos, SystemClock, Time};
 use molt_store::users::Role;
-use molt_store::{Channel, Store, SystemTx};
+use molt_store::Store;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -26,7 +26,7 @@ pub async fn create_key(config: &Config, email: &str, label: &str, cap: Option<N
     let (id, key) = tx.create_ghost_key(user.id(), None, label, cap, now).await?;
     let detail = json!({ "user": user.id(), "label": label, "cap_usd": cap });
     tx.audit(ACTOR, "key.create", &id.to_string(), &detail, now).await?;
-    commit(tx, &[Channel::Admission]).await?;
+    tx.commit().await?;
     eprintln!("This key is shown once. Its id, for `molt keys revoke`: {id}");
     println!("{}", key.expose_secret());
     Ok(())
@@ -40,7 +40,7 @@ pub async fn revoke_key(config: &Config, id: KeyId) -> anyhow::Result<()> {
         bail!("there is no such key in force; check the id");
     }
     tx.audit(ACTOR, "key.revoke", &id.to_string(), &json!({}), now).await?;
-    commit(tx, &[Channel::Admission]).await?;
+    tx.commit().await?;
     println!("The key is revoked.");
     Ok(())
 }
@@ -50,7 +50,7 @@ pub async fn set_operator(config: &Config, email: &str, operator: bool) -> anyho
     let mut tx = store.system().await?;
     let role = if operator { Role::Operator } else { Role::User };
     tx.set_role(email, role, ACTOR, now).await?.with_context(|| nobody(email))?;
-    commit(tx, &[]).await?;
+    tx.commit().await?;
     println!("{email} is {} now.", if operator { "an operator" } else { "an ordinary user" });
     Ok(())
 }
@@ -87,13 +87,6 @@ async fn open(config: &Config) -> anyhow::Result<(Store, Time)> {
     let url = Database::reach(config, &data).await?;
     let store = Store::connect(&url, data.seal_key(config)?).await.context("the database doesn't answer")?;
     Ok((store, SystemClock.now()))
-}
-
-async fn commit(mut tx: SystemTx, wake: &[Channel]) -> anyhow::Result<()> {
-    for channel in wake {
-        tx.notify(channel).await?;
-    }
-    Ok(tx.commit().await?)
 }
 
 fn nobody(email: &str) -> String {

@@ -69,6 +69,7 @@ pub struct Config {
     pub catalog: Arc<Catalog>,
     pub providers: Vec<Provider>,
     pub practice_pace: Duration,
+    pub limits: molt_ghost::Limits,
     pub runtime: Runtime,
 }
 
@@ -114,6 +115,7 @@ impl Config {
             catalog: Arc::new(models::empty()),
             providers: Vec::new(),
             practice_pace: Duration::from_millis(take.value("practice_pace_ms")),
+            limits: take.value("limits"),
             runtime: take.value("runtime"),
         };
         config.set_operator(&operator, &mut faults);

@@ -147,6 +147,7 @@ fn start_ghost(
         data_dir,
         public_url: config.public_url(bound),
         monthly_cap_nanos: config.monthly_cap,
+        limits: config.limits,
         practice_pace: config.practice_pace,
     };
     Ok(Ghost::start(ghost, store, clock)?)

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use molt_model::bot::StepView;
-use molt_model::{BotId, Event, EventKind, Intent, Observed, Settings, Time, Vertical};
+use molt_model::{BotId, Event, EventKind, Intent, Nanos, Observed, Settings, Time, Vertical};
 use serde_json::{Value, json};
 
 use crate::{Channel, Result, StoreError, TenantTx};
@@ -18,6 +18,8 @@ pub struct Bot {
     pub applied_revision: i64,
     pub intent: Intent,
     pub intent_reason: Option<String>,
+    /// The person's own cap for this bot in a period; none: only the cap for all of their use.
+    pub cap: Option<Nanos>,
     pub observed: Observed,
     pub phase: String,
     pub reason: Option<String>,
@@ -57,6 +59,7 @@ struct BotRow {
     applied_revision: i64,
     intent: String,
     intent_reason: Option<String>,
+    cap_nanos: Option<i64>,
     observed: String,
     phase: String,
     reason: Option<String>,
@@ -119,8 +122,8 @@ impl TenantTx {
     }
 
     async fn bots_where(&mut self, id: Option<&BotId>) -> Result<Vec<Bot>> {
-        let sql = "select id, vertical, settings, revision, applied_revision, intent, intent_reason, observed, phase,
-                     reason, created_at, running_since
+        let sql = "select id, vertical, settings, revision, applied_revision, intent, intent_reason, cap_nanos, observed,
+                     phase, reason, created_at, running_since
                    from molt.bots where user_id = $1 and intent <> 'deleted' and ($2::text is null or id = $2)
                    order by created_at, id";
         let id = id.map(BotId::as_str);
@@ -170,6 +173,18 @@ impl TenantTx {
         Ok(true)
     }
 
+    /// Sets where this bot's use stops in a period; none: only the person's own cap holds. `false`: it isn't there.
+    pub async fn set_bot_cap(&mut self, id: &BotId, cap: Option<Nanos>, now: Time) -> Result<bool> {
+        let sql = "update molt.bots set cap_nanos = $3, updated_at = $4
+                   where id = $1 and user_id = $2 and intent <> 'deleted'";
+        let query = sqlx::query(sql).bind(id.as_str()).bind(self.user.0).bind(cap.map(|cap| cap.0)).bind(now);
+        if query.execute(&mut *self.tx).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        self.announce(id, EventKind::BotChanged, json!({ "cap_usd": cap }), now).await?;
+        Ok(true)
+    }
+
     /// Wants the bot gone with everything that belongs to it; nobody sees it from now on. `false`: it isn't there.
     pub async fn delete_bot(&mut self, id: &BotId, now: Time) -> Result<bool> {
         let sql = "update molt.bots set intent = 'deleted', due_at = $3, attempts = 0, updated_at = $3
@@ -180,7 +195,6 @@ impl TenantTx {
         }
         self.announce(id, EventKind::BotChanged, json!({ "intent": Intent::Deleted }), now).await?;
         self.notify(&Channel::Fleet).await?;
-        self.notify(&Channel::Admission).await?;
         Ok(true)
     }
 
@@ -201,6 +215,7 @@ fn bot_of(row: BotRow, steps: &[StepRow]) -> Result<Bot> {
         applied_revision: row.applied_revision,
         intent: row.intent.parse().map_err(unexpected)?,
         intent_reason: row.intent_reason,
+        cap: row.cap_nanos.map(Nanos),
         observed: row.observed.parse().map_err(unexpected)?,
         phase: row.phase,
         reason: row.reason,

@@ -4,6 +4,7 @@
 
 pub mod billing;
 pub mod bots;
+pub mod budget;
 pub mod chat;
 pub mod conversations;
 pub mod event;
@@ -43,7 +44,7 @@ pub enum StoreError {
     /// A unique or check constraint refused the row; the name is the constraint's.
     #[error("the database refused the row: {constraint}")]
     Constraint { constraint: String },
-    /// The database can't be reached just now.
+    /// The database can't be reached just now, or can't do it just now; the same again may work.
     #[error("the database can't be reached")]
     Unavailable(#[source] sqlx::Error),
     #[error("unexpected database error")]
@@ -57,12 +58,16 @@ impl From<sqlx::Error> for StoreError {
                 Self::Constraint { constraint: db.constraint().unwrap_or_default().to_owned() }
             }
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::Unavailable(error),
-            sqlx::Error::Database(db) if db.code().is_some_and(|code| code.starts_with("57P")) => {
-                Self::Unavailable(error)
-            }
+            sqlx::Error::Database(db) if db.code().is_some_and(|code| is_passing(&code)) => Self::Unavailable(error),
             _ => Self::Unexpected(error.into()),
         }
     }
+}
+
+/// Errors of the server that say nothing against the statement, so that it may be tried again: a lost connection, a
+/// deadlock, no room or too many connections, a lock or a statement that was given up, a shutdown.
+fn is_passing(code: &str) -> bool {
+    ["08", "40", "53", "55P03", "57"].iter().any(|class| code.starts_with(class))
 }
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;

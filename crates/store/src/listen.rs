@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use molt_model::UserId;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
@@ -27,8 +28,12 @@ pub enum Channel {
     Outbox,
     /// `inbox` has a row.
     Inbox,
-    /// A key, plan or cap changed: caches of the proxy look again.
-    Admission,
+    /// A key, plan or cap of this person's changed: what the proxies keep of it is old. Sent by triggers.
+    Admission(UserId),
+    /// A call of this person's lacks money that other proxies have leased: who holds some it doesn't need gives it back.
+    BudgetWanted(UserId),
+    /// Money of this person's was given back: who waits for some asks again.
+    BudgetFreed(UserId),
     /// The connection was lost for a while; look at everything.
     All,
 }
@@ -44,7 +49,9 @@ impl Channel {
             Self::Runs => "runs".to_owned(),
             Self::Outbox => "outbox".to_owned(),
             Self::Inbox => "inbox".to_owned(),
-            Self::Admission => "admission".to_owned(),
+            Self::Admission(user) => format!("admission {user}"),
+            Self::BudgetWanted(user) => format!("budget-wanted {user}"),
+            Self::BudgetFreed(user) => format!("budget-freed {user}"),
             Self::All => "all".to_owned(),
         }
     }
@@ -57,7 +64,9 @@ impl Channel {
             ("runs", _) => Self::Runs,
             ("outbox", _) => Self::Outbox,
             ("inbox", _) => Self::Inbox,
-            ("admission", _) => Self::Admission,
+            ("admission", user) => user.parse().map_or(Self::All, Self::Admission),
+            ("budget-wanted", user) => user.parse().map_or(Self::All, Self::BudgetWanted),
+            ("budget-freed", user) => user.parse().map_or(Self::All, Self::BudgetFreed),
             _ => Self::All,
         }
     }

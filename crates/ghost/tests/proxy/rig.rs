@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use molt_ghost::{Config, Ghost, ProviderConfig, ProviderKind};
+use molt_ghost::{Config, Ghost, Limits, ProviderConfig, ProviderKind, Rates};
 use molt_model::{BotId, Catalog, ModelFacts, Nanos, Price, PriceVersion, RunId, SystemClock, UserId};
 use molt_store::testing::{TestDatabase, database};
 use molt_store::usage::UsageSummary;
@@ -115,6 +115,7 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         data_dir: folder,
         public_url: "https://molt.example".parse().unwrap(),
         monthly_cap_nanos: Nanos::dollars(50),
+        limits: Limits { bot: Rates::default(), user: Rates::default() },
         practice_pace: Duration::ZERO,
     }
 }
