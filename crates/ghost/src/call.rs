@@ -1,37 +1,37 @@
 //! One call from its request to its answer: who asks, what it may cost at most, where it goes, what comes back.
 //! Never: bytes to a provider before the call is reserved and in the journal, or the caller's headers passed on.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use molt_model::{ModelFacts, RequestId};
+use molt_model::{Catalog, RequestId, Target};
 use serde_json::json;
-use tokio_util::task::TaskTracker;
 
 use crate::Inner;
-use crate::admission::{Declined, KeyEntry, Reservation, presented_key};
+use crate::admission::Declined;
 use crate::answer::{Refusal, notice};
 use crate::body::{Buffered, read};
-use crate::relay::{self, AnswerBody, DRAIN_TIME_MAX, Streaming};
+use crate::outlive::Outliving;
+use crate::relay::{self, AnswerBody, Streaming};
 use crate::request::{self, Asked};
 use crate::settle::OpenCall;
 use crate::surface::Surface;
-use crate::upstream::{Candidate, Reply};
+use crate::upstream::{Candidate, Origin, Reply};
+use crate::worst_case::{WorstCase, reserve};
 
 /// Carries the request id on every answer that will have a row in the books, and on no other.
 pub(crate) const METERED_HEADER: &str = "x-molt-request-id";
 /// Stands on a 200 that no provider gave and no row will follow, so that nobody waits for one.
 pub(crate) const UNMETERED_HEADER: &str = "x-molt-unmetered";
 /// Asked of callers when the proxy is at its limit.
-pub(crate) const BUSY_RETRY_SECONDS: u64 = 2;
+const BUSY_RETRY_SECONDS: u64 = 2;
+/// Our keys have 68 bytes; anything much longer isn't looked at.
+const KEY_BYTES_MAX: usize = 256;
 
-/// Answers any request below `/v1`.
+/// Answers any request that isn't a page's: the paths below `/v1`, and `/healthz` for whoever watches the process.
 pub(crate) async fn handle<B>(inner: &Arc<Inner>, request: Request<B>) -> Response<AnswerBody>
 where
     B: Body<Data = Bytes> + Send + Unpin,
@@ -39,25 +39,64 @@ where
     let started = Instant::now();
     let (head, body) = request.into_parts();
     let path = head.uri.path();
-    if path == "/v1/models" && head.method == Method::GET {
-        return models(inner, &head.headers).await.unwrap_or_else(|refusal| refused(&refusal, Surface::Chat));
-    }
-    let Some(surface) = Surface::at(path) else {
-        let message = "There is nothing here. GET /v1/models lists the models; the paths are OpenAI's and Anthropic's.";
-        let refusal = Refusal::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message);
-        return refused(&refusal, Surface::Chat);
+    let below = path.strip_prefix("/v1").unwrap_or_default();
+    let surface = Surface::ALL.into_iter().find(|surface| surface.path() == below);
+    let answered = match (surface, &head.method) {
+        (Some(surface), &Method::POST) => answer(inner, surface, &head.headers, body, started).await,
+        (None, &Method::GET) if below == "/models" => models(inner, &head.headers).await,
+        (None, &Method::GET) if path == "/healthz" => Ok(plain("ok\n")),
+        (None, _) if below != "/models" => Err(not_here()),
+        _ => Err(wrong_method(surface)),
     };
-    if head.method != Method::POST {
-        let message = "Send this request with POST.";
-        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "wrong_method", message);
-        return refused(&refusal, surface);
-    }
-    let answered = answer(inner, surface, &head.headers, body, started).await;
-    answered.unwrap_or_else(|refusal| refused(&refusal, surface))
+    answered.unwrap_or_else(|refusal| refusal.response(surface.map_or_default(Surface::style)).map(AnswerBody::whole))
 }
 
-fn refused(refusal: &Refusal, surface: Surface) -> Response<AnswerBody> {
-    refusal.response(surface.style()).map(AnswerBody::whole)
+fn not_here() -> Refusal {
+    let message = "There is nothing here. GET /v1/models lists the models; the paths are OpenAI's and Anthropic's.";
+    Refusal::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
+}
+
+fn wrong_method(surface: Option<Surface>) -> Refusal {
+    let message = if surface.is_some() { "Send this request with POST." } else { "Send this request with GET." };
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "wrong_method", message)
+}
+
+fn plain(text: &'static str) -> Response<AnswerBody> {
+    Response::new(AnswerBody::whole(Bytes::from_static(text.as_bytes())))
+}
+
+/// The key of the call: `Authorization: Bearer`, or `x-api-key` as Anthropic's clients send it.
+fn presented_key(headers: &HeaderMap) -> Result<&[u8], Refusal> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key.trim_ascii())
+    });
+    let key = bearer.or_else(|| Some(headers.get("x-api-key")?.as_bytes().trim_ascii()));
+    key.filter(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX).ok_or_else(|| {
+        let message = "Send your Ghost Key as \"Authorization: Bearer <key>\" or as \"x-api-key: <key>\".";
+        Refusal::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", message)
+    })
+}
+
+/// The catalogue, in OpenAI's list shape, with the fields that Anthropic's clients look for beside them.
+async fn models(inner: &Arc<Inner>, headers: &HeaderMap) -> Result<Response<AnswerBody>, Refusal> {
+    inner.admission.entry(presented_key(headers)?).await?;
+    let catalog = inner.catalog.current();
+    let entry = |model: &molt_model::ModelFacts| {
+        let owner = model.id.split_once('/').map_or("", |(provider, _)| provider);
+        json!({ "id": model.id, "object": "model", "created": 0, "owned_by": owner,
+                "type": "model", "display_name": model.name, "created_at": "1970-01-01T00:00:00Z" })
+    };
+    let data: Vec<_> = catalog.chat_models().chain(catalog.models().filter(|model| !model.listed || model.embedding)).map(entry).collect();
+    let (first, last) = (data.first().map(|model| &model["id"]), data.last().map(|model| &model["id"]));
+    let list = json!({ "object": "list", "first_id": first, "last_id": last, "has_more": false, "data": data });
+    Ok(as_json(list.to_string().into()))
+}
+
+fn as_json(bytes: Bytes) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::whole(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 async fn answer<B>(
@@ -73,23 +112,101 @@ where
     let entry = inner.admission.entry(presented_key(headers)?).await?;
     let body = read(&inner.buffers, headers, body).await?;
     let asked = request::read(surface, &body.bytes)?;
-    let catalog = inner.catalog();
-    let models = inner.candidates(&catalog, surface, &asked.model)?;
-    let reserved = inner.reserve(&entry, surface, &asked, &models, body.bytes.len()).await;
-    let (reservation, output_limit) = match reserved {
+    let catalog = inner.catalog.current();
+    let targets = targets(&catalog, surface, &asked.model)?;
+    let worst = WorstCase::of(&asked, surface, &targets, body.bytes.len());
+    let place = inner.admission.place(&entry, worst.likely_tokens)?;
+    let (reservation, output_limit) = match reserve(inner, &entry, &worst, &targets).await {
         Ok(reserved) => reserved,
         Err(Declined::Refusal(refusal)) => return Err(refusal),
         Err(Declined::Notice(why)) if surface.speaks() => {
-            let text = why.text(&inner.public_url, entry.period_end);
             let id = RequestId::random();
+            let text = why.text(&inner.public_url);
             let mut response = notice(&text, surface, &asked, id, inner.clock.now()).map(AnswerBody::whole);
             response.headers_mut().insert(UNMETERED_HEADER, HeaderValue::from_static("1"));
             return Ok(response);
         }
         Err(Declined::Notice(why)) => return Err(why.refusal()),
     };
-    let call = OpenCall::open(inner, surface, headers, &entry, reservation, &catalog, &models, body.bytes.len(), started)?;
-    let exchange = Exchange { inner: inner.clone(), surface, body, asked, models, output_limit, call };
-    let traceparent = headers.get("traceparent").cloned();
-    Outliving::new(exchange.run(traceparent), inner.tasks.clone()).await
+    let call = OpenCall::open(inner, surface, headers, &catalog, &targets, (reservation, place), &worst, started)?;
+    let bodies = targets.iter().map(|target| {
+        (target.provider.to_owned(), request::outgoing(&body.bytes, &asked, target.model, output_limit))
+    });
+    let exchange = Exchange {
+        surface,
+        bodies: bodies.collect(),
+        strip_usage: asked.stream && !asked.usage_asked,
+        call,
+        headers: Origin::kept(headers),
+        _body: body,
+    };
+    Outliving::new(exchange.run(), inner.tasks.clone()).await
+}
+
+/// Where the call may go, best first.
+fn targets<'a>(catalog: &'a Catalog, surface: Surface, name: &'a str) -> Result<Vec<Target<'a>>, Refusal> {
+    let targets = catalog.resolve(name);
+    let Some(first) = targets.first() else {
+        let message = format!("There is no model \"{name}\" here. GET /v1/models lists the ones that there are.");
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message));
+    };
+    let wanted = surface == Surface::Embeddings;
+    if !first.ceiling && first.facts.embedding != wanted {
+        return Err(if wanted {
+            Refusal::invalid("model_for_chat", "This model doesn't make embeddings; choose one that does.")
+        } else {
+            Refusal::invalid("model_for_embeddings", "This model makes embeddings; call /v1/embeddings with it.")
+        });
+    }
+    Ok(targets)
+}
+
+/// One call on its way to a provider. It is run to its end also when the caller hangs up.
+struct Exchange {
+    surface: Surface,
+    /// By provider, first choice first.
+    bodies: Vec<(String, Bytes)>,
+    strip_usage: bool,
+    call: OpenCall,
+    headers: Origin,
+    _body: Buffered,
+}
+
+impl Exchange {
+    async fn run(self) -> Result<Response<AnswerBody>, Refusal> {
+        let Self { surface, bodies, strip_usage, mut call, headers, _body } = self;
+        let candidates: Vec<_> =
+            bodies.iter().map(|(provider, body)| Candidate { provider, body: body.clone() }).collect();
+        let sent = call.inner.upstreams.send(surface, &candidates, &headers, &call.departure()).await;
+        let (chosen, reply) = match sent {
+            Ok(sent) => sent,
+            Err(refusal) => {
+                call.void();
+                return Err(refusal);
+            }
+        };
+        call.answered_by(chosen);
+        let id = HeaderValue::from_str(&call.id.to_string()).expect("a UUID is plain ASCII");
+        let mut response = answer_of(reply, surface, strip_usage, call).await;
+        let marked = if surface.is_free() { (UNMETERED_HEADER, HeaderValue::from_static("1")) } else { (METERED_HEADER, id) };
+        response.headers_mut().insert(marked.0, marked.1);
+        Ok(response)
+    }
+}
+
+async fn answer_of(reply: Reply, surface: Surface, strip_usage: bool, mut call: OpenCall) -> Response<AnswerBody> {
+    if reply.streams {
+        let mut response = Response::new(AnswerBody::Stream(Box::new(Streaming::new(reply.body, surface, strip_usage, call))));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        return response;
+    }
+    match relay::whole(reply.body, surface, &mut call).await {
+        Ok(bytes) => as_json(bytes),
+        Err(_not_whole) => {
+            let message = "The model's answer broke off; please try again.";
+            Refusal::later("provider_cut", message, 1).response(surface.style()).map(AnswerBody::whole)
+        }
+    }
 }
