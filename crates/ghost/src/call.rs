@@ -10,18 +10,19 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, header};
 use molt_model::{ModelFacts, RequestId};
 use molt_store::ghost::Admission;
 use serde_json::json;
 use tokio::sync::{TryAcquireError, oneshot};
 
 use crate::admit::{bearer, decide, run_label};
-use crate::answer::{Refusal, Shape, notice};
+use crate::answer::{Refusal, notice};
 use crate::journal::AdmittedCall;
-use crate::relay::{self, Relay, Surface};
+use crate::relay::{self, Relay};
 use crate::request::{self, Asked};
 use crate::settle::OpenCall;
+use crate::surface::Surface;
 use crate::usage::estimate;
 use crate::{Ghost, Inner};
 
@@ -33,11 +34,28 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(60);
 const BUSY_RETRY_SECONDS: u64 = 2;
 
 pub(crate) async fn chat(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
-    answer(&ghost.0, Surface::Chat, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    served(&ghost.0, Surface::Chat, &headers, body).await
+}
+
+pub(crate) async fn responses(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
+    served(&ghost.0, Surface::Responses, &headers, body).await
 }
 
 pub(crate) async fn embeddings(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
-    answer(&ghost.0, Surface::Embeddings, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    served(&ghost.0, Surface::Embeddings, &headers, body).await
+}
+
+pub(crate) async fn messages(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
+    served(&ghost.0, Surface::Messages, &headers, body).await
+}
+
+pub(crate) async fn count_tokens(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
+    served(&ghost.0, Surface::CountTokens, &headers, body).await
+}
+
+async fn served(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body: Body) -> Response {
+    let refused = |refusal: Refusal| refusal.response(surface.style()).map(Body::from);
+    answer(inner, surface, headers, body).await.unwrap_or_else(refused)
 }
 
 /// The catalogue, in OpenAI's list shape.
@@ -61,25 +79,24 @@ async fn answer(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body:
     let key = bearer(headers)?;
     let admission = inner.admission(&key).await?;
     let body = read_body(body).await?;
-    let asked = request::read(&body)?;
+    let asked = request::read(surface, &body)?;
     let (model, provider_name, provider_model) = inner.model(surface, &asked.model)?;
     let provider_name = provider_name.to_owned();
     if !inner.providers.contains_key(&provider_name) {
         return Err(unknown_model(&asked.model));
     }
     if let Some(refused) = decide(&admission, inner.monthly_cap) {
-        if surface == Surface::Embeddings {
-            return Err(refused.refusal());
-        }
         let text = refused.text(&inner.public_url, admission.period_end);
-        let shape = Shape { model: &asked.model, stream: asked.stream, usage_asked: asked.usage_asked };
-        let id = format!("chatcmpl-{}", RequestId::random().0.simple());
-        let mut response = notice(&text, shape, &id, inner.clock.now());
+        let Some(said) = notice(&text, surface, &asked, RequestId::random(), inner.clock.now()) else {
+            return Err(refused.refusal());
+        };
+        let mut response = Response::new(Body::from(said.body.clone()));
+        response.headers_mut().insert(header::CONTENT_TYPE, said.content_type());
         response.headers_mut().insert(relay::UNMETERED_HEADER, HeaderValue::from_static("1"));
         return Ok(response);
     }
     let call = open(inner, surface, headers, admission, model, body.len())?;
-    let outgoing = request::outgoing(&body, &asked, provider_model);
+    let outgoing = request::outgoing(&body, &asked, provider_model, i64::from(model.output_max));
     send(inner, surface, &asked, call, provider_name, outgoing).await
 }
 
@@ -171,10 +188,9 @@ impl Inner {
         let model = self.catalog.find(id).ok_or_else(|| unknown_model(id))?;
         let (provider, name) = id.split_once('/').ok_or_else(|| unknown_model(id))?;
         match (surface, model.embedding) {
-            (Surface::Chat, true) => Err(Refusal::invalid(
-                "model_for_embeddings",
-                "This model makes embeddings; call /v1/embeddings with it.",
-            )),
+            (Surface::Chat | Surface::Responses | Surface::Messages | Surface::CountTokens, true) => Err(
+                Refusal::invalid("model_for_embeddings", "This model makes embeddings; call /v1/embeddings with it."),
+            ),
             (Surface::Embeddings, false) => {
                 Err(Refusal::invalid("model_for_chat", "This model doesn't make embeddings; choose one that does."))
             }

@@ -10,17 +10,15 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, StatusCode, header};
 use molt_model::usage::Estimate;
-use molt_store::usage::{SURFACE_CHAT, SURFACE_EMBEDDINGS};
-use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::{Refusal, event_stream};
+use crate::answer::{Refusal, cut_off, event_stream};
 use crate::settle::OpenCall;
-use crate::tap::Tap;
+use crate::surface::Surface;
+use crate::tap::{self, Tap};
 use crate::upstream::{Provider, Reply, ReplyBody};
-use crate::usage::{Report, estimate};
 
 /// Silence in the middle of an answer after which the provider counts as gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -38,30 +36,6 @@ pub(crate) const METERED_HEADER: &str = "x-molt-request-id";
 
 /// Stands on a 200 that no provider gave and no row will follow, so that nobody waits for one.
 pub(crate) const UNMETERED_HEADER: &str = "x-molt-unmetered";
-
-/// What of OpenAI's API is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Surface {
-    Chat,
-    Embeddings,
-}
-
-impl Surface {
-    pub(crate) const fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "/chat/completions",
-            Self::Embeddings => "/embeddings",
-        }
-    }
-
-    /// As the books call it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Chat => SURFACE_CHAT,
-            Self::Embeddings => SURFACE_EMBEDDINGS,
-        }
-    }
-}
 
 /// Everything about one call on its way.
 pub(crate) struct Relay {
@@ -95,7 +69,7 @@ pub(crate) async fn run(mut relay: Relay, provider: &Provider, body: Bytes) {
     match reply {
         Err(refusal) => {
             relay.call.void();
-            let _ = relay.head.send(refusal.into_response());
+            let _ = relay.head.send(refusal.response(relay.surface.style()).map(Body::from));
         }
         Ok(reply) if reply.streams => stream_through(relay, reply).await,
         Ok(reply) => whole(relay, reply).await,
@@ -109,28 +83,28 @@ async fn gone_for_long(head: &mut oneshot::Sender<Response>) {
 
 /// A streaming answer: bytes pass as they come, a tap listens.
 async fn stream_through(relay: Relay, reply: Reply) {
-    let Relay { mut call, strip_usage, stopping, head, .. } = relay;
+    let Relay { mut call, surface, strip_usage, stopping, head } = relay;
     call.first_byte();
     let (to_caller, mut from_provider) = mpsc::channel::<Result<Bytes, io::Error>>(CHUNKS_MAX);
     let body = Body::from_stream(stream::poll_fn(move |context| from_provider.poll_recv(context)));
     // The caller may be gone already: the channel is closed then, and the loop drains.
     let _ = head.send(metered(event_stream(body), &call));
 
-    let mut tap = Tap::new(strip_usage);
+    let mut tap = Tap::new(surface, strip_usage);
     let mut caller = Caller { channel: Some(to_caller), drained: 0, until: None };
     let end = listen(reply.body, &mut tap, &mut caller, &mut call, &stopping).await;
     let rest = tap.rest();
-    call.relayed(tap.pieces);
-    let complete = matches!(end, End::Whole) && (tap.done || tap.finished);
-    call.settle(tap.usage.ok_or(match end {
+    call.relayed(tap.pieces());
+    let complete = matches!(end, End::Whole) && (tap.done() || tap.finished());
+    call.settle(tap.usage().ok_or(match end {
         End::Whole if complete => Estimate::NotReported,
         End::Whole | End::Cut => Estimate::ProviderCut,
         End::Drained => Estimate::HungUp,
         End::Stopping => Estimate::ProxyRestarted,
     }));
     caller.give(rest).await;
-    if !complete && !tap.done {
-        caller.give(cut_off()).await;
+    if !complete && !tap.done() {
+        caller.give(cut_off(surface)).await;
     }
 }
 
@@ -163,9 +137,9 @@ async fn listen(
         };
         let size = chunk.len();
         let out = tap.push(chunk);
-        call.relayed(tap.pieces);
-        if tap.done {
-            call.settle(tap.usage.ok_or(Estimate::NotReported));
+        call.relayed(tap.pieces());
+        if tap.done() {
+            call.settle(tap.usage().ok_or(Estimate::NotReported));
         }
         if !caller.give(out).await {
             body.hurry();
@@ -236,9 +210,16 @@ async fn whole(relay: Relay, reply: Reply) {
         let _ = head.send(metered(response, &call));
         return;
     };
-    let answer: Whole = serde_json::from_slice(&body).unwrap_or_default();
-    call.relayed(answer.said(surface));
-    call.settle(answer.usage.and_then(|report| report.tokens()).ok_or(Estimate::NotReported));
+    let answer = tap::whole(surface, &body);
+    if surface.is_free() {
+        call.void();
+        let mut response = (StatusCode::OK, body).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let _ = head.send(response);
+        return;
+    }
+    call.relayed(answer.said_tokens_estimate);
+    call.settle(answer.usage.ok_or(Estimate::NotReported));
     let mut response = (StatusCode::OK, body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let _ = head.send(metered(response, &call));
@@ -257,39 +238,6 @@ async fn read_whole(mut body: ReplyBody) -> Option<Bytes> {
             }
         }
     }
-}
-
-/// What is needed of an answer in one piece.
-#[derive(Default, Deserialize)]
-struct Whole {
-    #[serde(default)]
-    usage: Option<Report>,
-    #[serde(default)]
-    choices: Vec<Choice>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    #[serde(default)]
-    message: serde_json::Value,
-}
-
-impl Whole {
-    /// Tokens of the answer, estimated.
-    fn said(&self, surface: Surface) -> i64 {
-        let text = |choice: &Choice| choice.message.get("content").and_then(|text| text.as_str()).map_or(0, str::len);
-        match surface {
-            Surface::Chat => estimate(self.choices.iter().map(text).sum()),
-            Surface::Embeddings => 0,
-        }
-    }
-}
-
-/// An error inside a stream: the caller must not take half an answer for a whole one.
-fn cut_off() -> Bytes {
-    let message = "The model's answer broke off here; please try again.";
-    let refusal = Refusal::new(StatusCode::OK, "server_error", "provider_cut", message);
-    format!("data: {}\n\n", refusal.body()).into()
 }
 
 fn metered(mut response: Response, call: &OpenCall) -> Response {
