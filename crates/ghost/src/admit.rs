@@ -23,6 +23,10 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Result<SecretString, Refusal> {
         let message = "Send your Ghost Key as \"Authorization: Bearer <key>\". A revoked or unknown key opens nothing.";
         Refusal::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", message)
     };
+    if let Some(key) = headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim) {
+        let fits = !key.is_empty() && key.len() <= KEY_BYTES_MAX;
+        return if fits { Ok(key.to_owned().into()) } else { Err(refused()) };
+    }
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(refused)?;
     let (scheme, key) = value.split_once(' ').ok_or_else(refused)?;
     let key = key.trim();

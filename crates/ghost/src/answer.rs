@@ -1,14 +1,18 @@
 //! What the proxy says itself, in the provider's own shapes: refusals as errors, notices as ordinary assistant messages.
 //! Never: a 402, or words about money in an error; the runtime would lock the whole provider out for ten minutes.
 
-use axum::Json;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use molt_model::Time;
+use molt_model::{RequestId, Time};
 use serde_json::{Value, json};
 
-/// An error in OpenAI's shape.
+use crate::request::Asked;
+use crate::speech::Speech;
+use crate::surface::{Style, Surface};
+
+/// An error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
@@ -35,62 +39,104 @@ impl Refusal {
         Self { retry_after_seconds: Some(retry_after_seconds), ..refusal }
     }
 
-    /// The body of an error, also for one inside a stream.
-    pub(crate) fn body(&self) -> Value {
-        json!({ "error": { "message": self.message, "type": self.kind, "param": null, "code": self.code } })
+    /// The body of an error.
+    pub(crate) fn body(&self, style: Style) -> Value {
+        match style {
+            Style::OpenAi => {
+                json!({ "error": { "message": self.message, "type": self.kind, "param": null, "code": self.code } })
+            }
+            Style::Anthropic => {
+                json!({ "type": "error", "error": { "type": self.anthropic_kind(), "message": self.message } })
+            }
+        }
+    }
+
+    pub(crate) fn response(&self, style: Style) -> http::Response<Bytes> {
+        let mut response = http::Response::new(Bytes::from(self.body(style).to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+
+    /// Anthropic's `type` follows the status.
+    fn anthropic_kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body())).into_response();
-        if let Some(seconds) = self.retry_after_seconds {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        self.response(Style::OpenAi).map(Body::from)
+    }
+}
+
+/// An answer of the proxy's own, from its first byte to its last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Notice {
+    pub(crate) streams: bool,
+    pub(crate) body: Bytes,
+}
+
+impl Notice {
+    pub(crate) fn content_type(&self) -> HeaderValue {
+        HeaderValue::from_static(if self.streams { EVENT_STREAM } else { "application/json" })
+    }
+}
+
+const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
+
+/// An ordinary assistant message that says `text` and used nothing, in the very shape that was asked for. `None`: on this
+/// surface no model speaks, and a refusal must do.
+pub(crate) fn notice(text: &str, surface: Surface, asked: &Asked, id: RequestId, now: Time) -> Option<Notice> {
+    let id = id.0.simple().to_string();
+    let (model, usage_asked) = (asked.model.as_str(), asked.usage_asked);
+    let speech = Speech { id: &id, model, created: now.timestamp(), text, usage_asked, ..Speech::default() };
+    let body = if asked.stream {
+        let pieces = speech.pieces(surface)?;
+        pieces.iter().flat_map(|(piece, _)| piece.as_ref()).copied().collect::<Vec<u8>>().into()
+    } else {
+        speech.whole(surface)?
+    };
+    Some(Notice { streams: asked.stream, body })
+}
+
+/// An error inside a stream: the caller must not take half an answer for a whole one. It begins with a blank line, as
+/// half an event may stand before it.
+pub(crate) fn cut_off(surface: Surface) -> Bytes {
+    let message = "The model's answer broke off here; please try again.";
+    let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "provider_cut", message);
+    match surface {
+        Surface::Chat | Surface::Embeddings | Surface::CountTokens => {
+            format!("\n\ndata: {}\n\n", refusal.body(Style::OpenAi))
         }
-        response
+        Surface::Responses => {
+            // The number would follow the last one, which only the provider's own events tell.
+            let event = json!({ "type": "error", "code": refusal.code, "message": message, "param": null,
+                                "sequence_number": 0 });
+            format!("\n\nevent: error\ndata: {event}\n\n")
+        }
+        Surface::Messages => format!("\n\nevent: error\ndata: {}\n\n", refusal.body(Style::Anthropic)),
     }
-}
-
-/// The shape in which a notice is put.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape<'a> {
-    pub(crate) model: &'a str,
-    pub(crate) stream: bool,
-    pub(crate) usage_asked: bool,
-}
-
-/// A whole, ordinary chat completion that says `text` and used nothing.
-pub(crate) fn notice(text: &str, shape: Shape<'_>, id: &str, now: Time) -> Response {
-    let usage = json!({ "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0 });
-    if !shape.stream {
-        let message = json!({ "role": "assistant", "content": text });
-        return Json(json!({
-            "id": id, "object": "chat.completion", "created": now.timestamp(), "model": shape.model,
-            "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }], "usage": usage,
-        }))
-        .into_response();
-    }
-    let piece = |choices: Value| json!({ "id": id, "object": "chat.completion.chunk", "created": now.timestamp(), "model": shape.model, "choices": choices });
-    let said = json!({ "role": "assistant", "content": text });
-    let mut pieces = vec![
-        piece(json!([{ "index": 0, "delta": said, "finish_reason": null }])),
-        piece(json!([{ "index": 0, "delta": {}, "finish_reason": "stop" }])),
-    ];
-    if shape.usage_asked {
-        let mut last = piece(json!([]));
-        last["usage"] = usage;
-        pieces.push(last);
-    }
-    let mut text: String = pieces.iter().map(|piece| format!("data: {piece}\n\n")).collect();
-    text.push_str("data: [DONE]\n\n");
-    event_stream(Body::from(text))
+    .into()
 }
 
 /// A 200 whose body is a stream of server-sent events.
 pub(crate) fn event_stream(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }

@@ -14,6 +14,8 @@ mod practice;
 mod relay;
 mod request;
 mod settle;
+mod speech;
+mod surface;
 mod tap;
 mod upstream;
 mod usage;
@@ -137,7 +139,10 @@ impl Ghost {
 pub fn router(ghost: Ghost) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(call::chat))
+        .route("/v1/responses", post(call::responses))
         .route("/v1/embeddings", post(call::embeddings))
+        .route("/v1/messages", post(call::messages))
+        .route("/v1/messages/count_tokens", post(call::count_tokens))
         .route("/v1/models", get(call::models))
         .with_state(ghost)
 }

@@ -1,86 +1,118 @@
 //! Reads of a request body only what the proxy needs, and changes only what must change; all other bytes stay as they are.
 //! Never: a body parsed and written anew, which would reorder fields and respell numbers.
 
+mod content;
+mod fields;
+mod price;
+
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::answer::Refusal;
+use crate::surface::Surface;
+use fields::{Fields, Name};
 
 /// Longer names are no model's.
 const MODEL_BYTES_MAX: usize = 200;
+/// As OpenAI's own limit of answers to one request.
+const CHOICES_MAX: i64 = 128;
+/// Tokens that a provider adds to a request on its own: the frame of each message is smaller than its JSON, but tools
+/// bring a hidden preamble (Anthropic names up to 346 tokens for it).
+const HIDDEN_INPUT_TOKENS: i64 = 1_000;
 
 /// What was asked, and where in the body it stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    /// `provider/model`.
+    /// As the caller calls it: `provider/model`, or an alias.
     pub(crate) model: String,
     pub(crate) stream: bool,
-    /// The caller wants the usage in the stream.
+    /// The caller wants the usage in the stream, or it can't be taken out of it.
     pub(crate) usage_asked: bool,
+    /// Tokens of one answer at most, by the caller's own wish.
+    pub(crate) output_limit: Option<i64>,
+    /// Answers to the one request.
+    pub(crate) n: i64,
+    /// There are pictures, sounds, files or what the provider remembers: the tokens aren't bounded by the bytes.
+    pub(crate) remote_input: bool,
     model_at: Range<usize>,
-    options: Options,
+    options: Edit,
+    /// How an output limit gets in, where the caller set none.
+    limit: Edit,
+    limit_name: &'static str,
 }
 
+/// A change of the body that isn't made yet.
 #[derive(Clone, Debug)]
-enum Options {
-    /// Usage comes by itself, or the caller asked for it.
-    Fine,
+enum Edit {
+    None,
     /// Right after the opening brace.
     Insert(usize),
     Replace(Range<usize>, String),
 }
 
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    model: Option<&'a RawValue>,
-    #[serde(default)]
-    stream: Option<bool>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    stream_options: Option<&'a RawValue>,
+impl Asked {
+    /// The most input tokens that a provider can count: a token is at least a byte, unless there is more than text.
+    pub(crate) fn input_tokens_max(&self, body_bytes: usize, context_window: u32) -> i64 {
+        let window = i64::from(context_window);
+        if self.remote_input {
+            return window;
+        }
+        i64::try_from(body_bytes).unwrap_or(i64::MAX).saturating_add(HIDDEN_INPUT_TOKENS).min(window)
+    }
 }
 
-/// Keeps a `null` as what it is, so that it can be replaced in its place.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-/// Reads the envelope. A field that is there twice is refused: two readers could see two different models.
-pub(crate) fn read(body: &[u8]) -> Result<Asked, Refusal> {
-    if opening_brace(body).is_none() {
-        return Err(Refusal::invalid("invalid_json", "The body must be a JSON object."));
-    }
-    let envelope: Envelope<'_> = serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid("invalid_json", format!("The body isn't a valid request: {error}.")))?;
-    let raw = envelope.model.ok_or_else(|| Refusal::invalid("model_missing", "Name a model: \"provider/model\"."))?;
-    let model: String = serde_json::from_str(raw.get())
-        .map_err(|_| Refusal::invalid("model_invalid", "The model must be a text, such as \"provider/model\"."))?;
-    if model.len() > MODEL_BYTES_MAX {
-        return Err(Refusal::invalid("model_invalid", "That is no model's name."));
-    }
-    let stream = envelope.stream.unwrap_or(false);
-    let (usage_asked, options) = match (stream, envelope.stream_options) {
-        (false, _) => (false, Options::Fine),
-        (true, None) => (false, Options::Insert(opening_brace(body).unwrap_or(0))),
-        (true, Some(raw)) => with_usage(raw, place(body, raw))?,
+/// Reads the envelope.
+pub(crate) fn read(surface: Surface, body: &[u8]) -> Result<Asked, Refusal> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        Refusal::invalid("invalid_utf8", format!("The body isn't UTF-8: look at byte {}.", error.valid_up_to()))
+    })?;
+    let brace =
+        opening_brace(body).ok_or_else(|| Refusal::invalid("invalid_json", "The body must be a JSON object."))?;
+    let fields = Fields::read(text)?;
+    let (model, model_at) = model(body, &fields)?;
+    price::check(&fields, surface)?;
+    let beyond_text =
+        content::beyond_text(body).map_err(|_| Refusal::invalid("invalid_json", "The body is nested too deeply."))?;
+    let stream = surface.speaks() && fields.value(Name::Stream, "true or false")?.unwrap_or(false);
+    let (usage_asked, options) = match surface {
+        Surface::Chat if stream => with_usage(body, brace, fields.raw(Name::StreamOptions))?,
+        _ => (true, Edit::None),
     };
-    Ok(Asked { model, stream, usage_asked, model_at: place(body, raw), options })
+    let (limit_name, output_limit, limit) = output_limit(surface, body, brace, &fields)?;
+    Ok(Asked {
+        model,
+        stream,
+        usage_asked,
+        output_limit,
+        n: if surface == Surface::Chat { choices(&fields)? } else { 1 },
+        remote_input: beyond_text || fields.given(Name::PreviousResponseId).is_some(),
+        model_at,
+        options,
+        limit,
+        limit_name,
+    })
 }
 
-/// The body as it goes out: the provider's own name for the model, and the usage asked for.
-pub(crate) fn outgoing(body: &Bytes, asked: &Asked, model: &str) -> Bytes {
+/// The body as it goes out: the provider's own name for the model, the usage asked for, and, where the caller set no
+/// limit, this one.
+pub(crate) fn outgoing(body: &Bytes, asked: &Asked, model: &str, output_limit: i64) -> Bytes {
     let mut edits = vec![(asked.model_at.clone(), Value::from(model).to_string())];
     match &asked.options {
-        Options::Fine => {}
-        Options::Insert(at) => edits.push((*at..*at, r#""stream_options":{"include_usage":true},"#.to_owned())),
-        Options::Replace(at, text) => edits.push((at.clone(), text.clone())),
+        Edit::None => {}
+        Edit::Insert(at) => edits.push((*at..*at, r#""stream_options":{"include_usage":true},"#.to_owned())),
+        Edit::Replace(at, text) => edits.push((at.clone(), text.clone())),
+    }
+    match &asked.limit {
+        Edit::None => {}
+        Edit::Insert(at) => edits.push((*at..*at, format!("\"{}\":{output_limit},", asked.limit_name))),
+        Edit::Replace(at, _) => edits.push((at.clone(), output_limit.to_string())),
     }
     edits.sort_by_key(|(range, _)| range.start);
-    let mut out = Vec::with_capacity(body.len() + 64);
+    let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
+    let mut out = Vec::with_capacity(body.len() + added);
     let mut from = 0;
     for (range, text) in edits {
         out.extend_from_slice(&body[from..range.start]);
@@ -91,18 +123,78 @@ pub(crate) fn outgoing(body: &Bytes, asked: &Asked, model: &str) -> Bytes {
     out.into()
 }
 
-fn with_usage(raw: &RawValue, at: Range<usize>) -> Result<(bool, Options), Refusal> {
+fn model(body: &[u8], fields: &Fields<'_>) -> Result<(String, Range<usize>), Refusal> {
+    let raw = fields
+        .raw(Name::Model)
+        .ok_or_else(|| Refusal::invalid("model_missing", "Name a model: \"provider/model\"."))?;
+    let model: String = serde_json::from_str(raw.get())
+        .map_err(|_| Refusal::invalid("model_invalid", "The model must be a text, such as \"provider/model\"."))?;
+    if model.len() > MODEL_BYTES_MAX {
+        return Err(Refusal::invalid("model_invalid", "That is no model's name."));
+    }
+    Ok((model, place(body, raw)))
+}
+
+fn with_usage(body: &[u8], brace: usize, raw: Option<&RawValue>) -> Result<(bool, Edit), Refusal> {
+    let Some(raw) = raw else { return Ok((false, Edit::Insert(brace))) };
     let wrong = || Refusal::invalid("stream_options_invalid", "stream_options must be an object.");
     let mut options = match serde_json::from_str(raw.get()).map_err(|_| wrong())? {
         Value::Object(map) => map,
         Value::Null => serde_json::Map::new(),
         _ => return Err(wrong()),
     };
-    if options.get("include_usage") == Some(&Value::Bool(true)) {
-        return Ok((true, Options::Fine));
+    let asked = options.get("include_usage") == Some(&Value::Bool(true));
+    // Written anew when another reader could find another answer in it.
+    let plain = raw.get().matches("include_usage").count() == 1 && !raw.get().contains('\\');
+    if asked && plain {
+        return Ok((true, Edit::None));
     }
     options.insert("include_usage".to_owned(), Value::Bool(true));
-    Ok((false, Options::Replace(at, Value::Object(options).to_string())))
+    Ok((asked, Edit::Replace(place(body, raw), Value::Object(options).to_string())))
+}
+
+/// The field for it, the caller's own limit, and how one gets in if there is none.
+fn output_limit(
+    surface: Surface,
+    body: &[u8],
+    brace: usize,
+    fields: &Fields<'_>,
+) -> Result<(&'static str, Option<i64>, Edit), Refusal> {
+    let names: &[Name] = match surface {
+        Surface::Chat => &[Name::MaxCompletionTokens, Name::MaxTokens],
+        Surface::Responses => &[Name::MaxOutputTokens],
+        Surface::Messages => &[Name::MaxTokens],
+        Surface::Embeddings | Surface::CountTokens => return Ok(("", None, Edit::None)),
+    };
+    let mut limit = None;
+    for &name in names {
+        let own: Option<i64> = fields.value(name, "a whole number")?;
+        if own.is_some_and(|own| own < 0) {
+            let message = format!("\"{}\" must not be negative.", name.text());
+            return Err(Refusal::invalid("invalid_value", message));
+        }
+        // Of two, the provider may heed either.
+        limit = limit.max(own);
+    }
+    let name = names[0];
+    if limit.is_none() && surface == Surface::Messages {
+        // As Anthropic says it; another provider might answer without an end.
+        return Err(Refusal::invalid("max_tokens_missing", "max_tokens: Field required"));
+    }
+    let edit = match (limit, fields.raw(name)) {
+        (Some(_), _) => Edit::None,
+        (None, None) => Edit::Insert(brace),
+        (None, Some(null)) => Edit::Replace(place(body, null), String::new()),
+    };
+    Ok((name.text(), limit, edit))
+}
+
+fn choices(fields: &Fields<'_>) -> Result<i64, Refusal> {
+    let n = fields.value(Name::N, "a whole number")?.unwrap_or(1);
+    if !(1..=CHOICES_MAX).contains(&n) {
+        return Err(Refusal::invalid("invalid_value", format!("\"n\" must be from 1 to {CHOICES_MAX}.")));
+    }
+    Ok(n)
 }
 
 /// Where a borrowed value stands in the body that it was borrowed from.
@@ -118,69 +210,4 @@ fn opening_brace(body: &[u8]) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn through(body: &str) -> String {
-        let body = Bytes::from(body.to_owned());
-        let asked = read(&body).unwrap();
-        String::from_utf8(outgoing(&body, &asked, "m-1").to_vec()).unwrap()
-    }
-
-    #[test]
-    fn only_what_must_change_changes() {
-        for (given, sent) in [
-            (r#"{"n":1.0, "model" : "p/m" ,"x":[1e5]}"#, r#"{"n":1.0, "model" : "m-1" ,"x":[1e5]}"#),
-            (
-                r#" {"model":"p/m","stream":true}"#,
-                r#" {"stream_options":{"include_usage":true},"model":"m-1","stream":true}"#,
-            ),
-            (
-                r#"{"stream_options":{"include_usage":true},"stream":true,"model":"p\/m"}"#,
-                r#"{"stream_options":{"include_usage":true},"stream":true,"model":"m-1"}"#,
-            ),
-            (
-                r#"{"model":"p/m","stream":true,"stream_options":{"a":1,"include_usage":false}}"#,
-                r#"{"model":"m-1","stream":true,"stream_options":{"a":1,"include_usage":true}}"#,
-            ),
-            (
-                r#"{"model":"p/m","stream":true,"stream_options":null}"#,
-                r#"{"model":"m-1","stream":true,"stream_options":{"include_usage":true}}"#,
-            ),
-        ] {
-            assert_eq!(through(given), sent, "{given}");
-        }
-    }
-
-    #[test]
-    fn wrong_bodies_are_refused_in_words() {
-        for (body, code) in [
-            ("", "invalid_json"),
-            (r#"["p/m", true]"#, "invalid_json"),
-            ("{}", "model_missing"),
-            (r#"{"model":7}"#, "model_invalid"),
-            (r#"{"model":"a","model":"b"}"#, "invalid_json"),
-            (r#"{"model":"a","stream":"yes"}"#, "invalid_json"),
-            (r#"{"model":"a","stream":true,"stream_options":3}"#, "stream_options_invalid"),
-        ] {
-            assert_eq!(read(body.as_bytes()).unwrap_err().code, code, "{body}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&body);
-        }
-
-        #[test]
-        fn what_goes_out_is_the_same_request(text in ".{0,40}", number in any::<i64>(), stream in any::<bool>()) {
-            let given = serde_json::json!({ "a": text, "model": "p/m", "b": [number, { "model": text }], "stream": stream });
-            let sent: Value = serde_json::from_str(&through(&given.to_string())).unwrap();
-            prop_assert_eq!(&sent["model"], "m-1");
-            prop_assert_eq!((&sent["a"], &sent["b"], &sent["stream"]), (&given["a"], &given["b"], &given["stream"]));
-            prop_assert_eq!(sent.get("stream_options").is_some(), stream);
-        }
-    }
-}
+mod tests;

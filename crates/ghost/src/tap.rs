@@ -1,204 +1,218 @@
 //! Looks into a stream of server-sent events for the usage, the end mark and how much was said, while the bytes pass by.
-//! Never: hold bytes back, except the event in progress when the usage must be taken out of the stream again.
+//! Never: hold bytes back, except the event in progress when it may be the one that must be taken out again; or keep
+//! more of an event than its beginning and its end.
+
+mod listen;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
+use memchr::{memchr, memmem};
 use molt_model::TokenUsage;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 
-use crate::usage::Report;
+use crate::surface::Surface;
+use listen::{Listener, may_be_usage};
 
-/// A longer event isn't looked into; it passes as it is.
-const EVENT_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) use crate::usage::whole;
+
+/// Of an event that arrives in pieces. A longer one is only looked at where it begins and where it ends.
+const EVENT_BYTES_MAX: usize = 64 * 1024;
+const HEAD_BYTES: usize = 512;
+const TAIL_BYTES: usize = 16 * 1024;
+/// No event that only carries a usage is longer, so nothing longer is held back.
+const HELD_BYTES_MAX: usize = 4 * 1024;
 
 /// The listener on one stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tap {
+    listener: Listener,
     /// The caller didn't ask for the usage: the event that only carries it is taken out.
     strip: bool,
-    /// The event in progress.
+    /// The event in progress, or the end of a long one.
     carry: Vec<u8>,
-    /// The event in progress is too long to keep.
-    skipping: bool,
-    pub(crate) usage: Option<TokenUsage>,
-    /// The end mark went by.
-    pub(crate) done: bool,
-    /// A finish reason went by: the model said all that it wanted to say.
-    pub(crate) finished: bool,
-    /// Events with something of an answer in them. Providers send about one token in each.
-    pub(crate) pieces: i64,
-}
-
-#[derive(Deserialize)]
-struct Piece {
-    #[serde(default)]
-    choices: Option<Vec<IgnoredAny>>,
-    #[serde(default)]
-    usage: Option<Report>,
+    /// The beginning of a long one.
+    head: Vec<u8>,
+    /// `carry` wasn't handed on yet.
+    held: bool,
 }
 
 impl Tap {
-    pub(crate) fn new(strip: bool) -> Self {
-        Self { strip, ..Self::default() }
+    /// `strip`: take the usage out. Only chat completions have an event that nobody asked for.
+    pub(crate) fn new(surface: Surface, strip: bool) -> Self {
+        Self {
+            listener: Listener::new(surface),
+            strip: strip && surface == Surface::Chat,
+            carry: Vec::new(),
+            head: Vec::new(),
+            held: false,
+        }
     }
 
-    /// Takes what came from the provider and gives what goes to the caller.
+    /// Takes what came from the provider and gives what goes to the caller: the very same bytes, mostly.
     pub(crate) fn push(&mut self, chunk: Bytes) -> Bytes {
-        let mut out = Vec::new();
-        let mut rest: &[u8] = &chunk;
-        while !rest.is_empty() {
-            let take = self.until_boundary(rest);
-            let (now, later) = rest.split_at(take);
-            rest = later;
-            self.carry.extend_from_slice(now);
-            if ends_event(&self.carry) {
-                self.end_event(&mut out);
-            } else if self.carry.len() > EVENT_BYTES_MAX {
-                self.spill(&mut out);
+        let mut passed = Passed { chunk: &chunk, from: 0, joined: None };
+        let mut at = 0;
+        if !self.carry.is_empty() {
+            let Some(end) = self.boundary(&chunk) else {
+                self.carry.extend_from_slice(&chunk);
+                return self.still_in_progress(chunk);
+            };
+            self.carry.extend_from_slice(&chunk[..end]);
+            let only_usage = self.end_event();
+            if self.held {
+                passed.from = end;
+                passed.joined = (!only_usage).then(|| std::mem::take(&mut self.carry));
             }
+            self.carry.clear();
+            self.held = false;
+            at = end;
         }
-        if self.strip { out.into() } else { chunk }
+        while let Some(end) = event_end(&chunk, at) {
+            if self.listener.event(&chunk[at..end]) && self.strip {
+                passed.cut(at, end);
+            }
+            at = end;
+        }
+        let mut until = chunk.len();
+        if at < chunk.len() {
+            self.carry.extend_from_slice(&chunk[at..]);
+            self.held = self.strip && self.is_doubtful();
+            if self.held {
+                until = at;
+            }
+            self.shorten();
+        }
+        passed.end(until)
     }
 
     /// What is still held back when the stream ends. An event without its blank line counts as well.
     pub(crate) fn rest(&mut self) -> Bytes {
-        let mut out = Vec::new();
-        if !self.carry.is_empty() {
-            self.end_event(&mut out);
+        if self.carry.is_empty() {
+            return Bytes::new();
         }
-        if self.strip { out.into() } else { Bytes::new() }
+        let only_usage = self.end_event();
+        let carry = std::mem::take(&mut self.carry);
+        let held = std::mem::take(&mut self.held);
+        if held && !only_usage { carry.into() } else { Bytes::new() }
     }
 
-    /// How many bytes belong to the event in progress, its blank line included, or all of them.
-    fn until_boundary(&self, bytes: &[u8]) -> usize {
-        let mut last = [0u8; 3];
-        let kept = self.carry.len().min(3);
-        last[3 - kept..].copy_from_slice(&self.carry[self.carry.len() - kept..]);
-        for (at, &byte) in bytes.iter().enumerate() {
-            if byte == b'\n' && (last[2] == b'\n' || last == *b"\r\n\r" || (last[1] == b'\n' && last[2] == b'\r')) {
-                return at + 1;
-            }
-            last = [last[1], last[2], byte];
-        }
-        bytes.len()
+    /// Events with something of an answer in them, of all that was handed on so far. Providers send about one token in
+    /// each.
+    pub(crate) fn pieces(&self) -> i64 {
+        self.listener.pieces
     }
 
-    fn end_event(&mut self, out: &mut Vec<u8>) {
-        let event = std::mem::take(&mut self.carry);
-        let only_usage = !std::mem::take(&mut self.skipping) && self.look(&event);
-        if self.strip && !only_usage {
-            out.extend_from_slice(&event);
-        }
+    /// The provider's final figures.
+    pub(crate) fn usage(&self) -> Option<TokenUsage> {
+        self.listener.usage
     }
 
-    /// Lets go of an event that is too long. The last bytes stay, so that its end is still seen.
-    fn spill(&mut self, out: &mut Vec<u8>) {
-        let keep_from = self.carry.len() - 3;
-        if self.strip {
-            out.extend_from_slice(&self.carry[..keep_from]);
-        }
-        self.carry.drain(..keep_from);
-        self.skipping = true;
+    /// The provider's figures for a part of the answer: exact for the input, too low for the output.
+    pub(crate) fn so_far(&self) -> Option<TokenUsage> {
+        self.listener.so_far
     }
 
-    /// Whether the event carries the usage and nothing else.
-    fn look(&mut self, event: &[u8]) -> bool {
-        let mut only_usage = false;
-        for line in event.split(|&byte| byte == b'\n') {
-            let Some(data) = line.strip_prefix(b"data:") else { continue };
-            let data = data.trim_ascii();
-            if data == b"[DONE]" {
-                self.done = true;
-                continue;
-            }
-            self.finished |= contains(data, br#""finish_reason":""#) || contains(data, br#""finish_reason": ""#);
-            let said = contains(data, br#""delta""#) && !contains(data, br#""delta":{}"#);
-            if contains(data, br#""usage""#)
-                && let Ok(Piece { choices, usage: Some(report) }) = serde_json::from_slice::<Piece>(data)
-                && let Some(tokens) = report.tokens()
-            {
-                self.usage = Some(tokens);
-                only_usage = choices.is_none_or(|choices| choices.is_empty());
-            }
-            self.pieces += i64::from(said);
+    /// The end mark went by.
+    pub(crate) fn done(&self) -> bool {
+        self.listener.done
+    }
+
+    /// The model said all that it wanted to say, or was allowed to.
+    pub(crate) fn finished(&self) -> bool {
+        self.listener.finished
+    }
+
+    /// `chunk`, whose bytes are in `carry` now, didn't end the event.
+    fn still_in_progress(&mut self, chunk: Bytes) -> Bytes {
+        let mut out = chunk;
+        if self.held {
+            self.held = self.is_doubtful();
+            out = if self.held { Bytes::new() } else { Bytes::copy_from_slice(&self.carry) };
         }
-        only_usage
+        self.shorten();
+        out
+    }
+
+    /// Whether the event in progress may turn out to carry only the usage.
+    fn is_doubtful(&self) -> bool {
+        self.carry.len() <= HELD_BYTES_MAX && may_be_usage(&self.carry)
+    }
+
+    /// Lets go of the middle of an event that is too long.
+    fn shorten(&mut self) {
+        if self.carry.len() <= EVENT_BYTES_MAX {
+            return;
+        }
+        if self.head.is_empty() {
+            self.head.extend_from_slice(&self.carry[..HEAD_BYTES]);
+        }
+        self.carry.drain(..self.carry.len() - TAIL_BYTES);
+    }
+
+    /// Whether the event in `carry` carries the usage and nothing else.
+    fn end_event(&mut self) -> bool {
+        if self.head.is_empty() {
+            return self.listener.event(&self.carry);
+        }
+        self.listener.long_event(&self.head, &self.carry);
+        self.head.clear();
+        false
+    }
+
+    /// Where the event in progress ends in what comes next.
+    fn boundary(&self, chunk: &[u8]) -> Option<usize> {
+        // A blank line may be cut in two.
+        let before = &self.carry[self.carry.len().saturating_sub(2)..];
+        let after = &chunk[..chunk.len().min(2)];
+        let mut seam = [0; 4];
+        seam[..before.len()].copy_from_slice(before);
+        seam[before.len()..before.len() + after.len()].copy_from_slice(after);
+        let seam = &seam[..before.len() + after.len()];
+        event_end(seam, 0)
+            .and_then(|end| end.checked_sub(before.len()))
+            .filter(|&end| end > 0)
+            .or_else(|| event_end(chunk, 0))
+    }
+}
+
+/// The place after the blank line that ends the event at `from`.
+fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    loop {
+        at += memchr(b'\n', bytes.get(at..)?)? + 1;
+        match &bytes[at..] {
+            [b'\n', ..] => return Some(at + 1),
+            [b'\r', b'\n', ..] => return Some(at + 2),
+            _ => {}
+        }
     }
 }
 
-fn ends_event(bytes: &[u8]) -> bool {
-    bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n")
+/// What of a chunk goes on: a slice of it as long as that is possible.
+struct Passed<'a> {
+    chunk: &'a Bytes,
+    from: usize,
+    joined: Option<Vec<u8>>,
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Length of the event that only carries the usage.
-    const USAGE_BYTES: usize = 72;
-    const STREAM: &str = concat!(
-        ": hello\n\n",
-        "data: {\"choices\":[{\"delta\":{\"content\":\"a \\\"usage\\\" b\"},\"finish_reason\":null}],\"usage\":null}\n\n",
-        "data:{\"choices\":[{\"delta\":{\"content\":\"c\"},\"finish_reason\":\"stop\"}]}\r\n\r\n",
-        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\n",
-        "data: [DONE]\n\n",
-    );
-
-    fn relay(strip: bool, chunks: impl Iterator<Item = Bytes>) -> (Tap, Vec<u8>) {
-        let mut tap = Tap::new(strip);
-        let mut out = Vec::new();
-        for chunk in chunks {
-            out.extend_from_slice(&tap.push(chunk));
+impl Passed<'_> {
+    fn cut(&mut self, from: usize, to: usize) {
+        if self.joined.is_some() || from > self.from {
+            self.joined.get_or_insert_default().extend_from_slice(&self.chunk[self.from..from]);
         }
-        out.extend_from_slice(&tap.rest());
-        (tap, out)
+        self.from = to;
     }
 
-    #[test]
-    fn a_long_event_passes_unread_and_the_next_is_read() {
-        let long = format!("data: {}\n\n{STREAM}", "x".repeat(3 * EVENT_BYTES_MAX));
-        for strip in [false, true] {
-            let chunks = long.as_bytes().chunks(70_000).map(Bytes::copy_from_slice);
-            let (tap, out) = relay(strip, chunks);
-            assert_eq!(tap.usage.map(|usage| usage.input), Some(9));
-            assert_eq!(out.len() + usize::from(strip) * USAGE_BYTES, long.len());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn cut_anywhere_the_stream_is_the_same(cuts in proptest::collection::vec(1usize..40, 1..60)) {
-            for strip in [false, true] {
-                let mut at = 0;
-                let mut sizes = cuts.iter().cycle();
-                let chunks = std::iter::from_fn(|| {
-                    let end = (at + sizes.next()?).min(STREAM.len());
-                    let chunk = (at < end).then(|| Bytes::from_static(&STREAM.as_bytes()[at..end]));
-                    at = end;
-                    chunk
-                });
-                let (tap, out) = relay(strip, chunks);
-                let usage = TokenUsage { input: 9, output: 2, ..TokenUsage::default() };
-                prop_assert_eq!((tap.usage, tap.done, tap.finished, tap.pieces), (Some(usage), true, true, 2));
-                let text = String::from_utf8(out).unwrap();
-                if strip {
-                    prop_assert!(!text.contains("prompt_tokens") && text.ends_with("data: [DONE]\n\n"));
-                    prop_assert_eq!(text.len(), STREAM.len() - USAGE_BYTES);
-                } else {
-                    prop_assert_eq!(text, STREAM);
-                }
+    fn end(self, until: usize) -> Bytes {
+        match self.joined {
+            None => self.chunk.slice(self.from..until.max(self.from)),
+            Some(mut joined) => {
+                joined.extend_from_slice(&self.chunk[self.from..until.max(self.from)]);
+                joined.into()
             }
         }
-
-        #[test]
-        fn any_bytes_pass_as_they_are(bytes in proptest::collection::vec(any::<u8>(), 0..400), size in 1usize..50) {
-            let (_, out) = relay(false, bytes.chunks(size).map(Bytes::copy_from_slice));
-            prop_assert_eq!(out, bytes);
-        }
     }
 }
+
+/// A search that is prepared once.
+type Finder = std::sync::LazyLock<memmem::Finder<'static>>;

@@ -15,12 +15,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
+use crate::StartError;
 use crate::answer::Refusal;
 use crate::config::{Config, ProviderConfig, ProviderKind};
 use crate::outgoing::OutgoingBody;
 use crate::practice::{Practice, PracticeBody};
 use crate::settle::Departure;
-use crate::{StartError, relay::Surface};
+use crate::surface::Surface;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A model that thinks, or answers in one piece, may be silent for minutes.

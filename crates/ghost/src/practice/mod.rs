@@ -3,7 +3,8 @@
 //! Never: knowledge it doesn't have, a claim that no tool confirmed, or anything that differs between two equal requests.
 //!
 //! `hear` finds the person's words in a request, `understand` turns them into wishes, `act` fulfils them with `hands`,
-//! `speak` puts the answer on the wire, `embed` makes vectors for memory search.
+//! `speak` makes the answer ready for the wire, `translate` reads the other surfaces' requests, `embed` makes vectors for
+//! memory search.
 
 mod act;
 mod embed;
@@ -18,6 +19,7 @@ mod talk;
 #[cfg(test)]
 mod tests;
 mod tools;
+mod translate;
 mod understand;
 mod words;
 
@@ -27,12 +29,14 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::answer::Refusal;
-use crate::relay::Surface;
+use crate::speech::Pieces;
+use crate::surface::Surface;
 use crate::upstream::{Reply, ReplyBody};
+use crate::usage::estimate;
 use act::{Move, act};
 use hands::{Done, Hands, NextCall, Stop};
 use hear::{Heard, hear};
-use speak::{Answer, Frame};
+use speak::Answer;
 use tools::Toolbox;
 use understand::understand;
 
@@ -63,21 +67,25 @@ impl Practice {
             let answer = embed::answer(&request, body.len())?;
             return Ok(self.given(false, [(answer.to_string().into(), false)].into()));
         }
-        if !request.get("messages").is_some_and(Value::is_array) {
-            return Err(Refusal::invalid("messages_missing", "messages must be a list of messages."));
+        let translated = translate::chat_request(surface, &request)?;
+        if surface == Surface::CountTokens {
+            let count = serde_json::json!({ "input_tokens": estimate(body.len()) });
+            return Ok(self.given(false, [(count.to_string().into(), false)].into()));
         }
-        let answer = think(&request);
-        let id = format!("chatcmpl-{}", hex::encode(&Sha256::digest(body)[..12]));
-        let stream = request.get("stream") == Some(&Value::Bool(true));
-        let usage_asked = request.pointer("/stream_options/include_usage") == Some(&Value::Bool(true));
+        let asked = translated.as_ref().unwrap_or(&request);
+        let answer = think(asked);
+        let id = hex::encode(&Sha256::digest(body)[..12]);
         // The name that the caller knows: a runtime shows another name as a change of model.
-        let model = Value::from(format!("{}/{}", self.provider, request["model"].as_str().unwrap_or("practice-1")));
-        let frame = Frame { id: &id, model: &model, body_bytes: body.len(), usage_asked };
-        let pieces = if stream { answer.pieces(&frame) } else { [(answer.whole(&frame), false)].into() };
-        Ok(self.given(stream, pieces))
+        let model = format!("{}/{}", self.provider, request["model"].as_str().unwrap_or("practice-1"));
+        let mut speech = answer.speech(&id, &model, body.len());
+        speech.usage_asked = request.pointer("/stream_options/include_usage") == Some(&Value::Bool(true));
+        let stream = request.get("stream") == Some(&Value::Bool(true));
+        let pieces =
+            if stream { speech.pieces(surface) } else { speech.whole(surface).map(|answer| [(answer, false)].into()) };
+        Ok(self.given(stream, pieces.unwrap_or_default()))
     }
 
-    fn given(&self, streams: bool, pieces: std::collections::VecDeque<(bytes::Bytes, bool)>) -> Reply {
+    fn given(&self, streams: bool, pieces: Pieces) -> Reply {
         Reply { streams, body: ReplyBody::Practice(PracticeBody::new(pieces, self.pace)) }
     }
 }
