@@ -69,7 +69,8 @@ export const api = {
 
   bots: () => call('get', '/api/bots', {}),
   bot: (id: string) => call('get', '/api/bots/{id}', { at: { id } }),
-  createBot: (body: NewBot) => call('post', '/api/bots', { body }),
+  /** The same `key` again, as after an answer that never came, is the same assistant. */
+  createBot: ({ key, ...body }: NewBot & { key: string }) => call('post', '/api/bots', { body, headers: { 'idempotency-key': key } }),
   configureBot: (id: string, revision: number, body: Settings) =>
     call('post', '/api/bots/{id}/config', { at: { id }, body, headers: { 'if-match': String(revision) } }),
   restartBot: (id: string) => call('post', '/api/bots/{id}/restart', { at: { id } }),
