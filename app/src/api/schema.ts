@@ -4,2528 +4,2493 @@
  */
 
 export interface paths {
-  '/.well-known/jwks.json': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/.well-known/jwks.json": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The public keys that session tokens are checked against. */
+        get: operations["readKeys"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** The public keys that session tokens are checked against. */
-    get: operations['readKeys'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/admin/mails': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/admin/mails": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What built-in mail kept, newest first. */
+        get: operations["listMails"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** What built-in mail kept, newest first. */
-    get: operations['listMails'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/admin/users': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/admin/users": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Everybody who has an account here. */
+        get: operations["listUsers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** Everybody who has an account here. */
-    get: operations['listUsers'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/admin/users/{id}/role': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/admin/users/{id}/role": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Gives or takes the operator role. */
+        put: operations["setRole"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    /** Gives or takes the operator role. */
-    put: operations['setRole'];
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/auth/login': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/auth/login": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Logs in by e-mail and password. */
+        post: operations["logIn"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Logs in by e-mail and password. */
-    post: operations['logIn'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/auth/logout': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/auth/logout": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ends the log-in of the refresh cookie, on every tab that shares it. */
+        post: operations["logOut"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Ends the log-in of the refresh cookie, on every tab that shares it. */
-    post: operations['logOut'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/auth/magic-link': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/auth/magic-link": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Mails a link that logs in, if the address has an account. The answer is the same if it has none. */
+        post: operations["sendMagicLink"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Mails a link that logs in, if the address has an account. The answer is the same if it has none. */
-    post: operations['sendMagicLink'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/auth/magic-link/consume': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/auth/magic-link/consume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Logs in by the token of a mailed link, which works once. */
+        post: operations["useMagicLink"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Logs in by the token of a mailed link, which works once. */
-    post: operations['useMagicLink'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/auth/refresh': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/auth/refresh": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Changes the refresh cookie for a new one and a new session token. A used cookie that comes back ends its log-in. */
+        post: operations["refreshSession"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Changes the refresh cookie for a new one and a new session token. A used cookie that comes back ends its log-in. */
-    post: operations['refreshSession'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/auth/signup': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/auth/signup": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Makes an account and logs it in. The refresh token comes as an HttpOnly cookie. */
+        post: operations["signUp"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Makes an account and logs it in. The refresh token comes as an HttpOnly cookie. */
-    post: operations['signUp'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/auth/webhook': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/auth/webhook": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Where an outside identity says who came, changed or left. Built-in identity has no use for it. */
+        post: operations["receiveIdentityWebhook"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Where an outside identity says who came, changed or left. Built-in identity has no use for it. */
-    post: operations['receiveIdentityWebhook'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/billing/cap': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/billing/cap": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Sets where the person's usage stops in a period. */
+        put: operations["setCap"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    /** Sets where the person's usage stops in a period. */
-    put: operations['setCap'];
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/billing/checkout': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/billing/checkout": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Begins to buy the plan: go to `url`. With built-in payments it is a page of ours that charges nobody, and an
+         *     authenticated `POST` to the same url accepts the plan.
+         */
+        post: operations["beginCheckout"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /**
-     * Begins to buy the plan: go to `url`. With built-in payments it is a page of ours that charges nobody, and an
-     *     authenticated `POST` to the same url accepts the plan.
-     */
-    post: operations['beginCheckout'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/billing/portal': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/billing/portal": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Where the person sees and ends their plan. */
+        get: operations["openPortal"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** Where the person sees and ends their plan. */
-    get: operations['openPortal'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/billing/usage': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/billing/usage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What was used in the current period, to the nano-dollar. */
+        get: operations["readUsage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** What was used in the current period, to the nano-dollar. */
-    get: operations['readUsage'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/billing/webhook': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/billing/webhook": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Where an outside payment provider says what happened. Built-in payments have no use for it. */
+        post: operations["receivePaymentWebhook"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Where an outside payment provider says what happened. Built-in payments have no use for it. */
-    post: operations['receivePaymentWebhook'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/bots': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/bots": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The caller's assistants, oldest first. */
+        get: operations["listBots"];
+        put?: never;
+        /**
+         * Makes an assistant from the wizard's answers. It starts as soon as a plan is in force. Sent again with the same
+         *     `Idempotency-Key` it answers with the assistant that the first one made.
+         */
+        post: operations["createBot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** The caller's assistants, oldest first. */
-    get: operations['listBots'];
-    put?: never;
-    /**
-     * Makes an assistant from the wizard's answers. It starts as soon as a plan is in force. Sent again with the same
-     *     `Idempotency-Key` it answers with the assistant that the first one made.
-     */
-    post: operations['createBot'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/bots/{id}': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/bots/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One assistant. The header `ETag` carries its revision. */
+        get: operations["readBot"];
+        put?: never;
+        post?: never;
+        /** Removes the assistant with its memory, its files and its chats. It can't be brought back. */
+        delete: operations["deleteBot"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** One assistant. The header `ETag` carries its revision. */
-    get: operations['readBot'];
-    put?: never;
-    post?: never;
-    /** Removes the assistant with its memory, its files and its chats. It can't be brought back. */
-    delete: operations['deleteBot'];
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/bots/{id}/chat-ticket': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/bots/{id}/chat-ticket": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Gets a ticket for the chat's WebSocket: good once, for 30 seconds, for the caller and this bot. */
+        post: operations["createChatTicket"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Gets a ticket for the chat's WebSocket: good once, for 30 seconds, for the caller and this bot. */
-    post: operations['createChatTicket'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/bots/{id}/config': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/bots/{id}/config": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Replaces the settings, whole. `If-Match` carries the revision that the caller has seen; the answer comes before the
+         *     assistant lives by them: `applied_revision` and the event `bot.applied` say when.
+         */
+        post: operations["configureBot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /**
-     * Replaces the settings, whole. `If-Match` carries the revision that the caller has seen; the answer comes before the
-     *     assistant lives by them: `applied_revision` and the event `bot.applied` say when.
-     */
-    post: operations['configureBot'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/bots/{id}/conversations': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/bots/{id}/conversations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the bot's conversations, the one written in last first. */
+        get: operations["listConversations"];
+        put?: never;
+        /** Starts a conversation. It knows nothing of what was said in others, apart from what the assistant has noted down. */
+        post: operations["createConversation"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** Lists the bot's conversations, the one written in last first. */
-    get: operations['listConversations'];
-    put?: never;
-    /** Starts a conversation. It knows nothing of what was said in others, apart from what the assistant has noted down. */
-    post: operations['createConversation'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/bots/{id}/conversations/{cid}': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/bots/{id}/conversations/{cid}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Deletes a conversation with everything that was said in it. The assistant forgets it too, as soon as it is up. */
+        delete: operations["deleteConversation"];
+        options?: never;
+        head?: never;
+        /** Renames a conversation, archives it, or brings it back. */
+        patch: operations["changeConversation"];
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    post?: never;
-    /** Deletes a conversation with everything that was said in it. The assistant forgets it too, as soon as it is up. */
-    delete: operations['deleteConversation'];
-    options?: never;
-    head?: never;
-    /** Renames a conversation, archives it, or brings it back. */
-    patch: operations['changeConversation'];
-    trace?: never;
-  };
-  '/api/bots/{id}/restart': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/bots/{id}/restart": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Starts the assistant afresh; also the way to try again after a failure. */
+        post: operations["restartBot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Starts the assistant afresh; also the way to try again after a failure. */
-    post: operations['restartBot'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/bots/{id}/skills': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/bots/{id}/skills": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The skills of an assistant. */
+        get: operations["listBotSkills"];
+        put?: never;
+        /** Teaches an assistant a skill of the catalogue. */
+        post: operations["installSkill"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** The skills of an assistant. */
-    get: operations['listBotSkills'];
-    put?: never;
-    /** Teaches an assistant a skill of the catalogue. */
-    post: operations['installSkill'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/bots/{id}/skills/{sid}': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/bots/{id}/skills/{sid}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Takes a skill away. */
+        delete: operations["uninstallSkill"];
+        options?: never;
+        head?: never;
+        /** Turns a skill on or off, or sets it up. */
+        patch: operations["changeSkill"];
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    post?: never;
-    /** Takes a skill away. */
-    delete: operations['uninstallSkill'];
-    options?: never;
-    head?: never;
-    /** Turns a skill on or off, or sets it up. */
-    patch: operations['changeSkill'];
-    trace?: never;
-  };
-  '/api/chat/{id}': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/chat/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The chat with a bot, as a WebSocket of JSON text frames.
+         * @description To the server: `send {id, conversation?, text}`, `abort {run_id}`, `approve {approval_id, decision}`,
+         *     `history {conversation?, limit?, before?}`, `resume {after}`; each with its name as `type`.
+         *     From the server: `ack {id, run_id}`, `history {conversation, items, more}`, `error {code, message, id?}`, and the events
+         *     of runs: `message`, `thinking`, `tool_call`, `tool_result`, `memory_access`, `approval`, `usage`, `run`; finished ones
+         *     with a `seq`. A text that is being written comes as `delta` with `done: false`; `content` with `done: false` is all of
+         *     it so far and replaces what was shown.
+         */
+        get: operations["openChat"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /**
-     * The chat with a bot, as a WebSocket of JSON text frames.
-     * @description To the server: `send {id, conversation?, text}`, `abort {run_id}`, `approve {approval_id, decision}`,
-     *     `history {conversation?, limit?, before?}`, `resume {after}`; each with its name as `type`.
-     *     From the server: `ack {id, run_id}`, `history {conversation, items, more}`, `error {code, message, id?}`, and the events
-     *     of runs: `message`, `thinking`, `tool_call`, `tool_result`, `memory_access`, `approval`, `usage`, `run`; finished ones
-     *     with a `seq`. A text that is being written comes as `delta` with `done: false`; `content` with `done: false` is all of
-     *     it so far and replaces what was shown.
-     */
-    get: operations['openChat'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/client-config': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/client-config": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Which identity, payments and sign-up rule are in force. */
+        get: operations["readClientConfig"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** Which identity, payments and sign-up rule are in force. */
-    get: operations['readClientConfig'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/events': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Streams what changes for the caller: one event each, with data
+         *     `{id, kind, bot_id, conversation, run_id, seq, body, at}`. With `Last-Event-ID` it goes on behind that event, otherwise
+         *     it starts now. It ends with the log-in.
+         */
+        get: operations["streamEvents"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /**
-     * Streams what changes for the caller: one event each, with data
-     *     `{id, kind, bot_id, conversation, run_id, seq, body, at}`. With `Last-Event-ID` it goes on behind that event, otherwise
-     *     it starts now. It ends with the log-in.
-     */
-    get: operations['streamEvents'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/me': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/me": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The person who is logged in. */
+        get: operations["readMe"];
+        put?: never;
+        post?: never;
+        /**
+         * Erases the person: every session ends now, every assistant is removed with its memory, then the account. The books
+         *     keep what was used under a number that leads to nobody.
+         */
+        delete: operations["eraseMe"];
+        options?: never;
+        head?: never;
+        /** Changes what is given; the rest stays. */
+        patch: operations["changeMe"];
+        trace?: never;
     };
-    /** The person who is logged in. */
-    get: operations['readMe'];
-    put?: never;
-    post?: never;
-    /**
-     * Erases the person: every session ends now, every assistant is removed with its memory, then the account. The books
-     *     keep what was used under a number that leads to nobody.
-     */
-    delete: operations['eraseMe'];
-    options?: never;
-    head?: never;
-    /** Changes what is given; the rest stays. */
-    patch: operations['changeMe'];
-    trace?: never;
-  };
-  '/api/me/export': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/me/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Everything that we keep of the person, as one JSON document. */
+        get: operations["exportMe"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** Everything that we keep of the person, as one JSON document. */
-    get: operations['exportMe'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/models': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/models": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The models that settings may name, with price and strengths. */
+        get: operations["listModels"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** The models that settings may name, with price and strengths. */
-    get: operations['listModels'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/api/skills': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/api/skills": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The skills that can be installed. */
+        get: operations["listSkills"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** The skills that can be installed. */
-    get: operations['listSkills'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/checkout/{id}': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/checkout/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Accepts the plan on the page of built-in payments. Twice is once. */
+        post: operations["acceptCheckout"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    get?: never;
-    put?: never;
-    /** Accepts the plan on the page of built-in payments. Twice is once. */
-    post: operations['acceptCheckout'];
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/healthz': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/healthz": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Answers as long as the program runs. */
+        get: operations["readAlive"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** Answers as long as the program runs. */
-    get: operations['readAlive'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
-  '/readyz': {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
+    "/readyz": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Whether requests can be answered; 503 with what is missing otherwise. */
+        get: operations["readReady"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
     };
-    /** Whether requests can be answered; 503 with what is missing otherwise. */
-    get: operations['readReady'];
-    put?: never;
-    post?: never;
-    delete?: never;
-    options?: never;
-    head?: never;
-    patch?: never;
-    trace?: never;
-  };
 }
 export type webhooks = Record<string, never>;
 export interface components {
-  schemas: {
-    Accepted: {
-      /** @description The assistant that will start, if there is one. */
-      bot_id?: string | null;
-      /** @description Where to go now. */
-      return_url: string;
-    };
-    /** @description A skill that a bot has. */
-    BotSkill: {
-      enabled: boolean;
-      id: string;
-      name: string;
-      skill_id: string;
-    };
-    /** @description An assistant. */
-    BotView: {
-      /**
-       * Format: int64
-       * @description The newest revision that the assistant lives by.
-       */
-      applied_revision: number;
-      bot_name: string;
-      /** Format: date-time */
-      created_at: string;
-      id: string;
-      /** @description Finer than `status`: `awaiting_plan`, `queued`, …, `running`. */
-      phase: string;
-      /** @description Why it isn't as wanted, in a sentence. */
-      reason?: string | null;
-      /**
-       * Format: int64
-       * @description Counts changes of the settings; send it as `If-Match`.
-       */
-      revision: number;
-      /** Format: date-time */
-      running_since?: string | null;
-      settings: components['schemas']['Settings'];
-      status: components['schemas']['Status'];
-      /** @description What was done for it, oldest first. */
-      steps: components['schemas']['StepView'][];
-      vertical: components['schemas']['Vertical'];
-    };
-    CapBody: {
-      /** @description US dollars as a decimal string, such as `"12.50"`; null takes the person's own cap away. */
-      cap_usd?: string | null;
-    };
-    CapView: {
-      cap_max_usd: string;
-      cap_usd: string;
-    };
-    CheckoutBody: {
-      /** @description The assistant that the plan is for; the person returns to it afterwards. */
-      bot_id?: string | null;
-    };
-    ClientConfig: {
-      /**
-       * Format: int32
-       * @description Assistants that one person may have.
-       */
-      bots_per_user: number;
-      /**
-       * @description Who signs session tokens: `local` or `clerk`.
-       * @example local
-       */
-      identity: string;
-      /**
-       * Format: int32
-       * @description What is added to the price of models, in percent.
-       */
-      markup_percent: number;
-      /**
-       * @description Who takes payments: `local` (nobody is charged) or `stripe`.
-       * @example local
-       */
-      payments: string;
-      /** @description The plan's price each month, in US dollars. */
-      plan_usd: string;
-      /** @description Where people reach this installation. */
-      public_url: string;
-      /**
-       * @description Who may make an account: `open`, `invite` or `closed`.
-       * @example open
-       */
-      signup: string;
-      version: string;
-    };
-    /**
-     * @description The stable codes of this API. A client may switch on them; their words never change.
-     * @enum {string}
-     */
-    Code:
-      | 'invalid_json'
-      | 'invalid_query'
-      | 'invalid_header'
-      | 'invalid_body'
-      | 'idempotency_key_reused'
-      | 'unauthenticated'
-      | 'wrong_credentials'
-      | 'session_ended'
-      | 'link_invalid'
-      | 'ticket_invalid'
-      | 'not_an_operator'
-      | 'signup_closed'
-      | 'invite_invalid'
-      | 'origin_not_allowed'
-      | 'bot_limit_reached'
-      | 'route_not_found'
-      | 'bot_not_found'
-      | 'conversation_not_found'
-      | 'checkout_not_found'
-      | 'unknown_skill'
-      | 'user_not_found'
-      | 'not_configured'
-      | 'method_not_allowed'
-      | 'request_timeout'
-      | 'email_taken'
-      | 'checkout_expired'
-      | 'not_in_this_state'
-      | 'revision_stale'
-      | 'body_too_large'
-      | 'unsupported_media_type'
-      | 'revision_required'
-      | 'too_many_open'
-      | 'too_many_tries'
-      | 'unexpected'
-      | 'unavailable';
-    Conversation: {
-      archived: boolean;
-      /** Format: date-time */
-      created_at: string;
-      id: string;
-      /** @description The first words of its first message, until somebody gives it another. */
-      title: string;
-      /**
-       * Format: date-time
-       * @description When it was last written in.
-       */
-      updated_at: string;
-    };
-    ConversationEdit: {
-      archived?: boolean | null;
-      title?: string | null;
-    };
-    Conversations: {
-      items: components['schemas']['Conversation'][];
-      /** @description Always null: the list is one page. */
-      next?: string | null;
-    };
-    DayUsageView: {
-      /** Format: int64 */
-      calls: number;
-      cost_usd: string;
-      /** Format: date */
-      day: string;
-      /** Format: int64 */
-      tokens_in: number;
-      /** Format: int64 */
-      tokens_out: number;
-    };
-    InstallBody: {
-      config?: Record<string, never> | null;
-      skill_id: string;
-    };
-    Link: {
-      url: string;
-    };
-    LogInBody: {
-      email: string;
-      password: string;
-    };
-    /** @description A session: send `token` as `Authorization: Bearer <token>`; before `expires_at`, refresh. */
-    LoggedIn: {
-      /** Format: date-time */
-      expires_at: string;
-      token: string;
-      user: components['schemas']['Me'];
-    };
-    MagicLinkBody: {
-      email: string;
-    };
-    /** @description A mail that built-in mail kept instead of sending it. */
-    MailView: {
-      /** Format: date-time */
-      at: string;
-      id: string;
-      subject: string;
-      text: string;
-      to: string;
-    };
-    /** @description A person, as they see themselves. */
-    Me: {
-      /** Format: date-time */
-      created_at: string;
-      email: string;
-      id: string;
-      name?: string | null;
-      plan?: components['schemas']['Plan'] | null;
-      /** @description `user` or `operator`. */
-      role: string;
-      timezone: string;
-    };
-    MeChanges: {
-      /** @description 1 to 80 characters. */
-      name?: string | null;
-      /** @description An IANA name, such as `Europe/Berlin`. */
-      timezone?: string | null;
-    };
-    ModelUsageView: {
-      /** Format: int64 */
-      calls: number;
-      cost_usd: string;
-      model: string;
-      /** Format: int64 */
-      tokens_in: number;
-      /** Format: int64 */
-      tokens_out: number;
-    };
-    /** @description A model. */
-    ModelView: {
-      /**
-       * Format: int32
-       * @description Tokens that it can read at once.
-       */
-      context_window: number;
-      /** @description What a new assistant starts with. */
-      default: boolean;
-      /** @description `provider/model`, as settings name it. */
-      id: string;
-      name: string;
-      /**
-       * Format: int32
-       * @description Tokens of one answer at most.
-       */
-      output_max: number;
-      price: components['schemas']['PriceView'];
-      reasoning: boolean;
-      /** @description One sentence: what it is good at. */
-      strengths: string;
-      vision: boolean;
-    };
-    /** @description What the wizard asks. */
-    NewBotBody: {
-      /** @description 1 to 40 characters. */
-      bot_name: string;
-      personality?: components['schemas']['Personality'] | null;
-      /** @description An IANA name, such as `Europe/Berlin`. */
-      timezone: string;
-      vertical: components['schemas']['Vertical'];
-    };
-    NewConversation: {
-      /** @description Left out: the first words of the first message. */
-      title?: string | null;
-    };
-    Notifications: {
-      /** @description `HH:MM` in the bot's time zone; none: no summary. */
-      daily_summary_at?: string | null;
-      email: boolean;
-      push: boolean;
-    };
-    /**
-     * @description How a step of the timeline ended.
-     * @enum {string}
-     */
-    Outcome: 'done' | 'failed';
-    /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
-    Page_BotSkill: {
-      items: {
-        enabled: boolean;
-        id: string;
-        name: string;
-        skill_id: string;
-      }[];
-      next?: string | null;
-    };
-    /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
-    Page_BotView: {
-      items: {
+    schemas: {
+        Accepted: {
+            /** @description The assistant that will start, if there is one. */
+            bot_id?: string | null;
+            /** @description Where to go now. */
+            return_url: string;
+        };
+        /** @description A skill that a bot has. */
+        BotSkill: {
+            enabled: boolean;
+            id: string;
+            name: string;
+            skill_id: string;
+        };
+        /** @description An assistant. */
+        BotView: {
+            /**
+             * Format: int64
+             * @description The newest revision that the assistant lives by.
+             */
+            applied_revision: number;
+            bot_name: string;
+            /** Format: date-time */
+            created_at: string;
+            id: string;
+            /** @description Finer than `status`: `awaiting_plan`, `queued`, …, `running`. */
+            phase: string;
+            /** @description Why it isn't as wanted, in a sentence. */
+            reason?: string | null;
+            /**
+             * Format: int64
+             * @description Counts changes of the settings; send it as `If-Match`.
+             */
+            revision: number;
+            /** Format: date-time */
+            running_since?: string | null;
+            settings: components["schemas"]["Settings"];
+            status: components["schemas"]["Status"];
+            /** @description What was done for it, oldest first. */
+            steps: components["schemas"]["StepView"][];
+            vertical: components["schemas"]["Vertical"];
+        };
+        CapBody: {
+            /** @description US dollars as a decimal string, such as `"12.50"`; null takes the person's own cap away. */
+            cap_usd?: string | null;
+        };
+        CapView: {
+            cap_max_usd: string;
+            cap_usd: string;
+        };
+        CheckoutBody: {
+            /** @description The assistant that the plan is for; the person returns to it afterwards. */
+            bot_id?: string | null;
+        };
+        ClientConfig: {
+            /**
+             * Format: int32
+             * @description Assistants that one person may have.
+             */
+            bots_per_user: number;
+            /**
+             * @description Who signs session tokens: `local` or `clerk`.
+             * @example local
+             */
+            identity: string;
+            /**
+             * Format: int32
+             * @description What is added to the price of models, in percent.
+             */
+            markup_percent: number;
+            /**
+             * @description Who takes payments: `local` (nobody is charged) or `stripe`.
+             * @example local
+             */
+            payments: string;
+            /** @description The plan's price each month, in US dollars. */
+            plan_usd: string;
+            /** @description Where people reach this installation. */
+            public_url: string;
+            /**
+             * @description Who may make an account: `open`, `invite` or `closed`.
+             * @example open
+             */
+            signup: string;
+            version: string;
+        };
         /**
-         * Format: int64
-         * @description The newest revision that the assistant lives by.
+         * @description The stable codes of this API. A client may switch on them; their words never change.
+         * @enum {string}
          */
-        applied_revision: number;
-        bot_name: string;
-        /** Format: date-time */
-        created_at: string;
-        id: string;
-        /** @description Finer than `status`: `awaiting_plan`, `queued`, …, `running`. */
-        phase: string;
-        /** @description Why it isn't as wanted, in a sentence. */
-        reason?: string | null;
+        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "idempotency_key_reused" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "route_not_found" | "bot_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_open" | "too_many_tries" | "unexpected" | "unavailable";
+        Conversation: {
+            archived: boolean;
+            /** Format: date-time */
+            created_at: string;
+            id: string;
+            /** @description The first words of its first message, until somebody gives it another. */
+            title: string;
+            /**
+             * Format: date-time
+             * @description When it was last written in.
+             */
+            updated_at: string;
+        };
+        ConversationEdit: {
+            archived?: boolean | null;
+            title?: string | null;
+        };
+        Conversations: {
+            items: components["schemas"]["Conversation"][];
+            /** @description Always null: the list is one page. */
+            next?: string | null;
+        };
+        DayUsageView: {
+            /** Format: int64 */
+            calls: number;
+            cost_usd: string;
+            /** Format: date */
+            day: string;
+            /** Format: int64 */
+            tokens_in: number;
+            /** Format: int64 */
+            tokens_out: number;
+        };
+        InstallBody: {
+            config?: Record<string, never> | null;
+            skill_id: string;
+        };
+        Link: {
+            url: string;
+        };
+        LogInBody: {
+            email: string;
+            password: string;
+        };
+        /** @description A session: send `token` as `Authorization: Bearer <token>`; before `expires_at`, refresh. */
+        LoggedIn: {
+            /** Format: date-time */
+            expires_at: string;
+            token: string;
+            user: components["schemas"]["Me"];
+        };
+        MagicLinkBody: {
+            email: string;
+        };
+        /** @description A mail that built-in mail kept instead of sending it. */
+        MailView: {
+            /** Format: date-time */
+            at: string;
+            id: string;
+            subject: string;
+            text: string;
+            to: string;
+        };
+        /** @description A person, as they see themselves. */
+        Me: {
+            /** Format: date-time */
+            created_at: string;
+            email: string;
+            id: string;
+            name?: string | null;
+            plan?: components["schemas"]["Plan"] | null;
+            /** @description `user` or `operator`. */
+            role: string;
+            timezone: string;
+        };
+        MeChanges: {
+            /** @description 1 to 80 characters. */
+            name?: string | null;
+            /** @description An IANA name, such as `Europe/Berlin`. */
+            timezone?: string | null;
+        };
+        ModelUsageView: {
+            /** Format: int64 */
+            calls: number;
+            cost_usd: string;
+            model: string;
+            /** Format: int64 */
+            tokens_in: number;
+            /** Format: int64 */
+            tokens_out: number;
+        };
+        /** @description A model. */
+        ModelView: {
+            /**
+             * Format: int32
+             * @description Tokens that it can read at once.
+             */
+            context_window: number;
+            /** @description What a new assistant starts with. */
+            default: boolean;
+            /** @description `provider/model`, as settings name it. */
+            id: string;
+            name: string;
+            /**
+             * Format: int32
+             * @description Tokens of one answer at most.
+             */
+            output_max: number;
+            price: components["schemas"]["PriceView"];
+            reasoning: boolean;
+            /** @description One sentence: what it is good at. */
+            strengths: string;
+            vision: boolean;
+        };
+        /** @description What the wizard asks. */
+        NewBotBody: {
+            /** @description 1 to 40 characters. */
+            bot_name: string;
+            personality?: components["schemas"]["Personality"] | null;
+            /** @description An IANA name, such as `Europe/Berlin`. */
+            timezone: string;
+            vertical: components["schemas"]["Vertical"];
+        };
+        NewConversation: {
+            /** @description Left out: the first words of the first message. */
+            title?: string | null;
+        };
+        Notifications: {
+            /** @description `HH:MM` in the bot's time zone; none: no summary. */
+            daily_summary_at?: string | null;
+            email: boolean;
+            push: boolean;
+        };
         /**
-         * Format: int64
-         * @description Counts changes of the settings; send it as `If-Match`.
+         * @description How a step of the timeline ended.
+         * @enum {string}
          */
-        revision: number;
-        /** Format: date-time */
-        running_since?: string | null;
-        settings: components['schemas']['Settings'];
-        status: components['schemas']['Status'];
-        /** @description What was done for it, oldest first. */
-        steps: components['schemas']['StepView'][];
-        vertical: components['schemas']['Vertical'];
-      }[];
-      next?: string | null;
-    };
-    /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
-    Page_MailView: {
-      items: {
-        /** Format: date-time */
-        at: string;
-        id: string;
-        subject: string;
-        text: string;
-        to: string;
-      }[];
-      next?: string | null;
-    };
-    /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
-    Page_ModelView: {
-      items: {
+        Outcome: "done" | "failed";
+        /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
+        Page_BotSkill: {
+            items: {
+                enabled: boolean;
+                id: string;
+                name: string;
+                skill_id: string;
+            }[];
+            next?: string | null;
+        };
+        /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
+        Page_BotView: {
+            items: {
+                /**
+                 * Format: int64
+                 * @description The newest revision that the assistant lives by.
+                 */
+                applied_revision: number;
+                bot_name: string;
+                /** Format: date-time */
+                created_at: string;
+                id: string;
+                /** @description Finer than `status`: `awaiting_plan`, `queued`, …, `running`. */
+                phase: string;
+                /** @description Why it isn't as wanted, in a sentence. */
+                reason?: string | null;
+                /**
+                 * Format: int64
+                 * @description Counts changes of the settings; send it as `If-Match`.
+                 */
+                revision: number;
+                /** Format: date-time */
+                running_since?: string | null;
+                settings: components["schemas"]["Settings"];
+                status: components["schemas"]["Status"];
+                /** @description What was done for it, oldest first. */
+                steps: components["schemas"]["StepView"][];
+                vertical: components["schemas"]["Vertical"];
+            }[];
+            next?: string | null;
+        };
+        /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
+        Page_MailView: {
+            items: {
+                /** Format: date-time */
+                at: string;
+                id: string;
+                subject: string;
+                text: string;
+                to: string;
+            }[];
+            next?: string | null;
+        };
+        /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
+        Page_ModelView: {
+            items: {
+                /**
+                 * Format: int32
+                 * @description Tokens that it can read at once.
+                 */
+                context_window: number;
+                /** @description What a new assistant starts with. */
+                default: boolean;
+                /** @description `provider/model`, as settings name it. */
+                id: string;
+                name: string;
+                /**
+                 * Format: int32
+                 * @description Tokens of one answer at most.
+                 */
+                output_max: number;
+                price: components["schemas"]["PriceView"];
+                reasoning: boolean;
+                /** @description One sentence: what it is good at. */
+                strengths: string;
+                vision: boolean;
+            }[];
+            next?: string | null;
+        };
+        /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
+        Page_Skill: {
+            items: {
+                id: string;
+                name: string;
+            }[];
+            next?: string | null;
+        };
+        /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
+        Page_UserView: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                email: string;
+                id: string;
+                name?: string | null;
+                /** @description `user` or `operator`. */
+                role: string;
+            }[];
+            next?: string | null;
+        };
+        /** @enum {string} */
+        Personality: "friendly" | "professional" | "concise" | "playful";
+        Plan: {
+            /** @description Whether assistants run and answer. */
+            in_force: boolean;
+            /** Format: date-time */
+            period_end?: string | null;
+            /** Format: date-time */
+            period_start?: string | null;
+            status?: string | null;
+        };
+        /** @description US dollars per million tokens, before the markup that `GET /api/client-config` names. */
+        PriceView: {
+            /** @description Input that the provider had in its cache; none: as `input_usd`. */
+            cache_read_usd?: string | null;
+            /** @description Input that the provider put into its cache; none: as `input_usd`. */
+            cache_write_usd?: string | null;
+            input_usd: string;
+            output_usd: string;
+        };
+        /** @description The body of every answer that isn't a success (RFC 9457). */
+        Problem: {
+            code: components["schemas"]["Code"];
+            /** @description What to do about it. */
+            detail: string;
+            field?: string | null;
+            /** Format: int32 */
+            status: number;
+            title: string;
+            /** @description Where the code is explained. */
+            type: string;
+        };
+        Ready: {
+            ready: boolean;
+            /** @description What isn't ready, one sentence each. */
+            waiting_for: string[];
+        };
+        Revision: {
+            /** Format: int64 */
+            revision: number;
+        };
+        RoleBody: {
+            role: components["schemas"]["RoleWord"];
+        };
+        /** @enum {string} */
+        RoleWord: "user" | "operator";
+        /** @description The whole settings of a bot, as `POST /api/bots/:id/config` takes them. */
+        Settings: {
+            bot_name: string;
+            /** @description `provider/model`, one of `GET /api/models`. */
+            default_model: string;
+            fallback_model?: string | null;
+            notifications: components["schemas"]["Notifications"];
+            personality: components["schemas"]["Personality"];
+            /** @description An IANA name, such as `Europe/Berlin`. */
+            timezone: string;
+        };
+        SignUpBody: {
+            /** @example ann@example.com */
+            email: string;
+            /** @description The code of an invitation, where sign-up needs one. */
+            invite?: string | null;
+            name?: string | null;
+            /** @description 10 to 200 characters, and not the e-mail address. */
+            password: string;
+        };
+        /** @description A skill of the catalogue. */
+        Skill: {
+            id: string;
+            name: string;
+        };
+        SkillChanges: {
+            config?: Record<string, never> | null;
+            enabled?: boolean | null;
+        };
         /**
-         * Format: int32
-         * @description Tokens that it can read at once.
+         * @description The API's four words for a bot (technical spec).
+         * @enum {string}
          */
-        context_window: number;
-        /** @description What a new assistant starts with. */
-        default: boolean;
-        /** @description `provider/model`, as settings name it. */
-        id: string;
-        name: string;
+        Status: "provisioning" | "running" | "stopped" | "error";
+        /** @description One line of a bot's timeline, in words that its owner understands. */
+        StepView: {
+            /**
+             * Format: date-time
+             * @description When the step counts as stuck.
+             */
+            deadline_at: string;
+            /** Format: date-time */
+            ended_at?: string | null;
+            name: string;
+            outcome?: components["schemas"]["Outcome"] | null;
+            sentence: string;
+            /** Format: date-time */
+            started_at: string;
+        };
+        /** @description Good for one socket of this person and this bot. */
+        Ticket: {
+            /** Format: date-time */
+            expires_at: string;
+            ticket: string;
+        };
+        /** @description The current period. Amounts are US dollars as decimals. */
+        UsageView: {
+            /** @description The plan's price; zero while no plan is in force. */
+            base_usd: string;
+            /** @description Oldest first, in UTC; days without use are left out. */
+            by_day: components["schemas"]["DayUsageView"][];
+            /** @description Dearest first. */
+            by_model: components["schemas"]["ModelUsageView"][];
+            /** @description The highest cap that the person can set. */
+            cap_max_usd: string;
+            /** @description Where `usage_usd` stops: the person's own cap, or the installation's. */
+            cap_usd: string;
+            /** Format: date-time */
+            period_end: string;
+            /** Format: date-time */
+            period_start: string;
+            /** Format: int64 */
+            tokens_in: number;
+            /** Format: int64 */
+            tokens_out: number;
+            total_usd: string;
+            /** @description What models cost, the markup of 20 % included. */
+            usage_usd: string;
+        };
+        UseMagicLinkBody: {
+            /** @description What the link carries behind the `#`. */
+            token: string;
+        };
+        /** @description A person, as operators see them. */
+        UserView: {
+            /** Format: date-time */
+            created_at: string;
+            email: string;
+            id: string;
+            name?: string | null;
+            /** @description `user` or `operator`. */
+            role: string;
+        };
         /**
-         * Format: int32
-         * @description Tokens of one answer at most.
+         * @description What kind of help the person wants; chosen in the wizard.
+         * @enum {string}
          */
-        output_max: number;
-        price: components['schemas']['PriceView'];
-        reasoning: boolean;
-        /** @description One sentence: what it is good at. */
-        strengths: string;
-        vision: boolean;
-      }[];
-      next?: string | null;
+        Vertical: "executive" | "developer" | "researcher" | "creator";
     };
-    /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
-    Page_Skill: {
-      items: {
-        id: string;
-        name: string;
-      }[];
-      next?: string | null;
-    };
-    /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
-    Page_UserView: {
-      items: {
-        /** Format: date-time */
-        created_at: string;
-        email: string;
-        id: string;
-        name?: string | null;
-        /** @description `user` or `operator`. */
-        role: string;
-      }[];
-      next?: string | null;
-    };
-    /** @enum {string} */
-    Personality: 'friendly' | 'professional' | 'concise' | 'playful';
-    Plan: {
-      /** @description Whether assistants run and answer. */
-      in_force: boolean;
-      /** Format: date-time */
-      period_end?: string | null;
-      /** Format: date-time */
-      period_start?: string | null;
-      status?: string | null;
-    };
-    /** @description US dollars per million tokens, before the markup that `GET /api/client-config` names. */
-    PriceView: {
-      /** @description Input that the provider had in its cache; none: as `input_usd`. */
-      cache_read_usd?: string | null;
-      /** @description Input that the provider put into its cache; none: as `input_usd`. */
-      cache_write_usd?: string | null;
-      input_usd: string;
-      output_usd: string;
-    };
-    /** @description The body of every answer that isn't a success (RFC 9457). */
-    Problem: {
-      code: components['schemas']['Code'];
-      /** @description What to do about it. */
-      detail: string;
-      field?: string | null;
-      /** Format: int32 */
-      status: number;
-      title: string;
-      /** @description Where the code is explained. */
-      type: string;
-    };
-    Ready: {
-      ready: boolean;
-      /** @description What isn't ready, one sentence each. */
-      waiting_for: string[];
-    };
-    Revision: {
-      /** Format: int64 */
-      revision: number;
-    };
-    RoleBody: {
-      role: components['schemas']['RoleWord'];
-    };
-    /** @enum {string} */
-    RoleWord: 'user' | 'operator';
-    /** @description The whole settings of a bot, as `POST /api/bots/:id/config` takes them. */
-    Settings: {
-      bot_name: string;
-      /** @description `provider/model`, one of `GET /api/models`. */
-      default_model: string;
-      fallback_model?: string | null;
-      notifications: components['schemas']['Notifications'];
-      personality: components['schemas']['Personality'];
-      /** @description An IANA name, such as `Europe/Berlin`. */
-      timezone: string;
-    };
-    SignUpBody: {
-      /** @example ann@example.com */
-      email: string;
-      /** @description The code of an invitation, where sign-up needs one. */
-      invite?: string | null;
-      name?: string | null;
-      /** @description 10 to 200 characters, and not the e-mail address. */
-      password: string;
-    };
-    /** @description A skill of the catalogue. */
-    Skill: {
-      id: string;
-      name: string;
-    };
-    SkillChanges: {
-      config?: Record<string, never> | null;
-      enabled?: boolean | null;
-    };
-    /**
-     * @description The API's four words for a bot (technical spec).
-     * @enum {string}
-     */
-    Status: 'provisioning' | 'running' | 'stopped' | 'error';
-    /** @description One line of a bot's timeline, in words that its owner understands. */
-    StepView: {
-      /**
-       * Format: date-time
-       * @description When the step counts as stuck.
-       */
-      deadline_at: string;
-      /** Format: date-time */
-      ended_at?: string | null;
-      name: string;
-      outcome?: components['schemas']['Outcome'] | null;
-      sentence: string;
-      /** Format: date-time */
-      started_at: string;
-    };
-    /** @description Good for one socket of this person and this bot. */
-    Ticket: {
-      /** Format: date-time */
-      expires_at: string;
-      ticket: string;
-    };
-    /** @description The current period. Amounts are US dollars as decimals. */
-    UsageView: {
-      /** @description The plan's price; zero while no plan is in force. */
-      base_usd: string;
-      /** @description Oldest first, in UTC; days without use are left out. */
-      by_day: components['schemas']['DayUsageView'][];
-      /** @description Dearest first. */
-      by_model: components['schemas']['ModelUsageView'][];
-      /** @description The highest cap that the person can set. */
-      cap_max_usd: string;
-      /** @description Where `usage_usd` stops: the person's own cap, or the installation's. */
-      cap_usd: string;
-      /** Format: date-time */
-      period_end: string;
-      /** Format: date-time */
-      period_start: string;
-      /** Format: int64 */
-      tokens_in: number;
-      /** Format: int64 */
-      tokens_out: number;
-      total_usd: string;
-      /** @description What models cost, the markup of 20 % included. */
-      usage_usd: string;
-    };
-    UseMagicLinkBody: {
-      /** @description What the link carries behind the `#`. */
-      token: string;
-    };
-    /** @description A person, as operators see them. */
-    UserView: {
-      /** Format: date-time */
-      created_at: string;
-      email: string;
-      id: string;
-      name?: string | null;
-      /** @description `user` or `operator`. */
-      role: string;
-    };
-    /**
-     * @description What kind of help the person wants; chosen in the wizard.
-     * @enum {string}
-     */
-    Vertical: 'executive' | 'developer' | 'researcher' | 'creator';
-  };
-  responses: never;
-  parameters: never;
-  requestBodies: never;
-  headers: never;
-  pathItems: never;
+    responses: never;
+    parameters: never;
+    requestBodies: never;
+    headers: never;
+    pathItems: never;
 }
 export type $defs = Record<string, never>;
 export interface operations {
-  readKeys: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      /** @description A JSON Web Key Set (RFC 7517) */
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': Record<string, never>;
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  listMails: {
-    parameters: {
-      query?: {
-        /** @description `next` of the page before. */
-        after?: string;
-        /** @description At most this many items, 1 to 200. */
-        limit?: number;
-      };
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Page_MailView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  listUsers: {
-    parameters: {
-      query?: {
-        /** @description `next` of the page before. */
-        after?: string;
-        /** @description At most this many items, 1 to 200. */
-        limit?: number;
-      };
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Page_UserView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  setRole: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['RoleBody'];
-      };
-    };
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['UserView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  logIn: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['LogInBody'];
-      };
-    };
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['LoggedIn'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  logOut: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      204: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content?: never;
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  sendMagicLink: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['MagicLinkBody'];
-      };
-    };
-    responses: {
-      202: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content?: never;
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  useMagicLink: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['UseMagicLinkBody'];
-      };
-    };
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['LoggedIn'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  refreshSession: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['LoggedIn'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  signUp: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['SignUpBody'];
-      };
-    };
-    responses: {
-      201: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['LoggedIn'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  receiveIdentityWebhook: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      204: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content?: never;
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  setCap: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['CapBody'];
-      };
-    };
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['CapView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  beginCheckout: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: {
-      content: {
-        'application/json': components['schemas']['CheckoutBody'] | null;
-      };
-    };
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Link'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  openPortal: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Link'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  readUsage: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['UsageView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  receivePaymentWebhook: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      204: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content?: never;
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  listBots: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Page_BotView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  createBot: {
-    parameters: {
-      query?: never;
-      header?: {
-        /** @description A key of your own, new for each assistant */
-        'Idempotency-Key'?: string | null;
-      };
-      path?: never;
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['NewBotBody'];
-      };
-    };
-    responses: {
-      201: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['BotView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  readBot: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['BotView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  deleteBot: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      204: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content?: never;
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  createChatTicket: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        /** @description The bot's id */
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Ticket'];
-        };
-      };
-      '4XX': {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Problem'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  configureBot: {
-    parameters: {
-      query?: never;
-      header: {
-        /** @description The revision seen, such as `7` */
-        'If-Match': string;
-      };
-      path: {
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['Settings'];
-      };
-    };
-    responses: {
-      202: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Revision'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  listConversations: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        /** @description The bot's id */
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Conversations'];
-        };
-      };
-      '4XX': {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Problem'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  createConversation: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        /** @description The bot's id */
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['NewConversation'];
-      };
-    };
-    responses: {
-      201: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Conversation'];
-        };
-      };
-      '4XX': {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Problem'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  deleteConversation: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        /** @description The bot's id */
-        id: string;
-        /** @description The conversation's id */
-        cid: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      /** @description It is gone */
-      204: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content?: never;
-      };
-      '4XX': {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Problem'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  changeConversation: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        /** @description The bot's id */
-        id: string;
-        /** @description The conversation's id */
-        cid: string;
-      };
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['ConversationEdit'];
-      };
-    };
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Conversation'];
-        };
-      };
-      '4XX': {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Problem'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  restartBot: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      202: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['BotView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  listBotSkills: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Page_BotSkill'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  installSkill: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['InstallBody'];
-      };
-    };
-    responses: {
-      201: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['BotSkill'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  uninstallSkill: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        id: string;
-        sid: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      204: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content?: never;
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  changeSkill: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        id: string;
-        sid: string;
-      };
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['SkillChanges'];
-      };
-    };
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['BotSkill'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  openChat: {
-    parameters: {
-      query?: {
-        /** @description A ticket; a program may send its session token as a header instead */
-        ticket?: string;
-      };
-      header?: never;
-      path: {
-        /** @description The bot's id */
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      /** @description The socket is open */
-      101: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content?: never;
-      };
-      '4XX': {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Problem'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  readClientConfig: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['ClientConfig'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  streamEvents: {
-    parameters: {
-      query?: never;
-      header?: {
-        /** @description The id of the last event that was seen */
-        'Last-Event-ID'?: number | null;
-      };
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      /** @description Server-sent events */
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'text/event-stream': string;
-        };
-      };
-      '4XX': {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Problem'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  readMe: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Me'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  eraseMe: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      202: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content?: never;
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  changeMe: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody: {
-      content: {
-        'application/json': components['schemas']['MeChanges'];
-      };
-    };
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Me'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  exportMe: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      /** @description `{exported_at, user, bots, usage, events}` */
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': Record<string, never>;
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  listModels: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Page_ModelView'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  listSkills: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Page_Skill'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  acceptCheckout: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path: {
-        id: string;
-      };
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      202: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Accepted'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  readAlive: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'text/plain': string;
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
-  readReady: {
-    parameters: {
-      query?: never;
-      header?: never;
-      path?: never;
-      cookie?: never;
-    };
-    requestBody?: never;
-    responses: {
-      200: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Ready'];
-        };
-      };
-      503: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/json': components['schemas']['Ready'];
-        };
-      };
-      /** @description A Problem (RFC 9457); `code` says which */
-      default: {
-        headers: {
-          [name: string]: unknown;
-        };
-        content: {
-          'application/problem+json': components['schemas']['Problem'];
-        };
-      };
-    };
-  };
+    readKeys: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A JSON Web Key Set (RFC 7517) */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": Record<string, never>;
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listMails: {
+        parameters: {
+            query?: {
+                /** @description `next` of the page before. */
+                after?: string;
+                /** @description At most this many items, 1 to 200. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_MailView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listUsers: {
+        parameters: {
+            query?: {
+                /** @description `next` of the page before. */
+                after?: string;
+                /** @description At most this many items, 1 to 200. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_UserView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    setRole: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RoleBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    logIn: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LogInBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LoggedIn"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    logOut: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    sendMagicLink: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MagicLinkBody"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    useMagicLink: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UseMagicLinkBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LoggedIn"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    refreshSession: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LoggedIn"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    signUp: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SignUpBody"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LoggedIn"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    receiveIdentityWebhook: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    setCap: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CapBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CapView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    beginCheckout: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["CheckoutBody"] | null;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Link"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    openPortal: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Link"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    readUsage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UsageView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    receivePaymentWebhook: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listBots: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_BotView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    createBot: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A key of your own, new for each assistant */
+                "Idempotency-Key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewBotBody"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BotView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    readBot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BotView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    deleteBot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    createChatTicket: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The bot's id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ticket"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    configureBot: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The revision seen, such as `7` */
+                "If-Match": string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Settings"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Revision"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listConversations: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The bot's id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Conversations"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    createConversation: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The bot's id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewConversation"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Conversation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    deleteConversation: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The bot's id */
+                id: string;
+                /** @description The conversation's id */
+                cid: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    changeConversation: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The bot's id */
+                id: string;
+                /** @description The conversation's id */
+                cid: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConversationEdit"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Conversation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    restartBot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BotView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listBotSkills: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_BotSkill"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    installSkill: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["InstallBody"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BotSkill"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    uninstallSkill: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                sid: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    changeSkill: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                sid: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SkillChanges"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BotSkill"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    openChat: {
+        parameters: {
+            query?: {
+                /** @description A ticket; a program may send its session token as a header instead */
+                ticket?: string;
+            };
+            header?: never;
+            path: {
+                /** @description The bot's id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The socket is open */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    readClientConfig: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClientConfig"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    streamEvents: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The id of the last event that was seen */
+                "Last-Event-ID"?: number | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Server-sent events */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    readMe: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Me"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    eraseMe: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    changeMe: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MeChanges"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Me"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    exportMe: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description `{exported_at, user, bots, usage, events}` */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": Record<string, never>;
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listModels: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ModelView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listSkills: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_Skill"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    acceptCheckout: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    readAlive: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    readReady: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ready"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ready"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
 }
