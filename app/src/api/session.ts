@@ -56,6 +56,11 @@ export class Session {
     this.forget();
   }
 
+  /** The server has ended this person's sessions by itself: nothing is left to tell it. */
+  ended(): void {
+    this.forget();
+  }
+
   /** A new name or e-mail address, as the server confirmed it. */
   update(user: User): void {
     if (this.state.status === 'signed-in') this.become({ status: 'signed-in', user });

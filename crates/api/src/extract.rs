@@ -149,6 +149,27 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     }
 }
 
+/// Longer keys than a UUID with a word around it are no keys.
+const KEY_CHARACTERS_MAX: usize = 200;
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What makes a request that comes twice one request, from the header `Idempotency-Key`, which may be left out.
+pub(crate) struct IdempotencyKey(pub(crate) Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get(IDEMPOTENCY_KEY) else { return Ok(Self(None)) };
+        let key = value.to_str().ok().map(str::trim).filter(|key| (1..=KEY_CHARACTERS_MAX).contains(&key.len()));
+        key.map(|key| Self(Some(key.to_owned()))).ok_or_else(|| {
+            let detail =
+                format!("Send a key of your own in Idempotency-Key, 1 to {KEY_CHARACTERS_MAX} plain characters.");
+            Problem::new(Code::InvalidHeader, detail)
+        })
+    }
+}
+
 /// Where a request came from, as far as we can tell: the other end's address without its port. Behind a reverse proxy all
 /// requests come from one place; limits by place are then limits for all.
 pub(crate) struct Place(pub(crate) String);

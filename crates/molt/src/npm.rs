@@ -77,7 +77,7 @@ impl Pinned {
         }
         sweep(parent);
         self.check_room(parent)?;
-        let draft = Draft(parent.join(format!(".draft-{}", uuid::Uuid::new_v4().simple())));
+        let draft = Draft(draft_path(parent));
         self.fill(&draft.0, progress).await?;
         let folder = self.folder(parent);
         fs::rename(&draft.0, &folder).map_err(failed)?;
@@ -215,8 +215,13 @@ fn make_public_folder(folder: &Path) -> std::io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
 }
 
+/// Where what isn't whole lies until it gets its name, or goes.
+pub fn draft_path(parent: &Path) -> PathBuf {
+    parent.join(format!(".draft-{}", uuid::Uuid::new_v4().simple()))
+}
+
 /// Waits for another process that installs into the same place.
-async fn lock(path: &Path) -> std::io::Result<File> {
+pub async fn lock(path: &Path) -> std::io::Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(path)?;
     let deadline = Instant::now() + INSTALL_MAX;
     loop {
@@ -239,7 +244,7 @@ impl Drop for Draft {
 
 /// Removes what killed installs left; the caller holds the lock, so nobody else fills a draft. An npm that outlived its
 /// molt may still try, and fails.
-fn sweep(parent: &Path) {
+pub fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(".draft-") {
             let _ = fs::remove_dir_all(entry.path());

@@ -50,6 +50,7 @@ export function ChatPage({ bot }: { bot: Bot }) {
       bot={bot}
       current={conversation}
       onChoose={choose}
+      onArchived={(away) => away === conversation && choose('main')}
       onDeleted={(gone) => {
         view.chat?.forget(gone);
         if (gone === conversation) choose('main');
@@ -91,7 +92,7 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
             {bot.bot_name}
           </Text>
           <View className={`h-2 w-2 rounded-full ${dot}`} aria-hidden />
-          <Text size="xs" tone="muted" testID="bot-status">
+          <Text size="xs" tone="muted" className="shrink-0" numberOfLines={1} testID="bot-status">
             {bot.status === 'provisioning' ? 'starting' : bot.status === 'error' ? 'needs you' : bot.status}
           </Text>
         </View>
@@ -109,25 +110,25 @@ function Away({ bot, link }: { bot: Bot; link: Link }) {
   const word = awayWord(bot);
   const again = () => restart.mutate(undefined, { onError: (error) => toast(sentence(error), 'bad') });
   if (!offline && !word) return null;
+  const action =
+    bot.status === 'error' ? (
+      <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" />
+    ) : bot.status === 'stopped' ? (
+      <Button small kind="quiet" label="See the plan" onPress={() => router.push('/plan')} testID="chat-to-plan" />
+    ) : undefined;
   return (
-    <View className="w-full max-w-3xl self-center px-3 pt-2">
-      {offline ? (
-        <Banner kind="warn" testID="chat-offline">
-          No connection. What you write is kept, and sent when it is back.
-        </Banner>
-      ) : (
-        <Banner
-          kind={bot.status === 'error' ? 'bad' : 'warn'}
-          testID="chat-away"
-          action={
-            bot.status === 'error' ? (
-              <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" />
-            ) : undefined
-          }
-        >
-          {word}
-        </Banner>
-      )}
+    <View className="w-full border-b border-line px-3 py-2">
+      <View className="w-full max-w-3xl self-center">
+        {offline ? (
+          <Banner kind="warn" testID="chat-offline">
+            No connection. What you write is kept, and sent when it is back.
+          </Banner>
+        ) : (
+          <Banner kind={bot.status === 'error' ? 'bad' : 'warn'} testID="chat-away" action={action}>
+            {word}
+          </Banner>
+        )}
+      </View>
     </View>
   );
 }

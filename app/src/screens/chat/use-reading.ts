@@ -14,7 +14,7 @@ export function useReading(turns: readonly Turn[], more: boolean, onEarlier: () 
   const view = useRef<ScrollView>(null);
   const at = useRef({ height: 0, atEnd: true, firstKey: '' });
   const [away, setAway] = useState(false);
-  const justSent = turns.findLast((turn) => turn.outgoing)?.key;
+  const justSent = turns.findLast((turn) => turn.outgoing && !turn.outgoing.refused)?.key;
   const toEnd = useCallback(() => view.current?.scrollToEnd({ animated: false }), []);
   const firstKey = turns[0]?.key ?? '';
 
@@ -45,5 +45,9 @@ export function useReading(turns: readonly Turn[], more: boolean, onEarlier: () 
     at.current.height = height;
     if (at.current.atEnd) toEnd();
   };
-  return { view, away, toEnd, onScroll, onContentSize };
+  // The window, the keyboard, the composer or a banner took room: the end stays in sight.
+  const onRoom = () => {
+    if (at.current.atEnd) toEnd();
+  };
+  return { view, away, toEnd, onScroll, onContentSize, onRoom };
 }

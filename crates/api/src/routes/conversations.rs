@@ -58,12 +58,14 @@ struct Conversations {
 }
 
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct NewConversation {
     /// Left out: the first words of the first message.
     title: Option<String>,
 }
 
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct ConversationEdit {
     title: Option<String>,
     archived: Option<bool>,

@@ -22,6 +22,9 @@ const CHILD_VARIABLE: &str = "MOLT_FLEET_TEST_HOST";
 /// The command of the real runtime as a JSON array, to try these stories with it.
 const RUNTIME_VARIABLE: &str = "MOLT_TEST_RUNTIME";
 
+/// Starts while others look: enough that a look which takes the place is met.
+const LOOKED_AT_STARTS: usize = 8;
+
 struct House {
     stage: Stage,
     config: Config,
@@ -392,6 +395,31 @@ fn spec(config: &Config, bot: BotId) -> CellSpec {
         revision: 1,
         runtime_command: vec![runtime.to_str().unwrap().to_owned(), "gateway".to_owned()],
     }
+}
+
+#[tokio::test]
+async fn a_look_from_elsewhere_never_passes_for_a_living_cell() {
+    let house = House::new().await;
+    let (host, bot) = (house.host(), BotId::random());
+    let spec = spec(&house.config, bot.clone());
+    // Hosts of their own, as `molt doctor` has one: nothing but the files is shared.
+    let looking: Vec<_> = [house.host(), house.host(), house.host()]
+        .map(|other| {
+            let bot = bot.clone();
+            tokio::spawn(async move {
+                loop {
+                    other.inspect(&bot).await.unwrap();
+                }
+            })
+        })
+        .into();
+    for _ in 0..LOOKED_AT_STARTS {
+        assert_eq!(host.ensure(&spec).await.unwrap(), Ensured::Started);
+        assert_eq!(host.ensure(&spec).await.unwrap(), Ensured::AlreadyThere);
+        host.stop(&bot, false).await.unwrap();
+    }
+    looking.iter().for_each(tokio::task::JoinHandle::abort);
+    house.clear().await;
 }
 
 #[tokio::test]
