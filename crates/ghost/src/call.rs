@@ -12,12 +12,12 @@ use serde_json::json;
 
 use crate::Inner;
 use crate::admission::Declined;
-use crate::answer::{Refusal, notice};
+use crate::answer::{Notice, Refusal, notice};
 use crate::body::{Buffered, read};
 use crate::outlive::Outliving;
 use crate::relay::{self, AnswerBody, Streaming};
 use crate::request::{self, Asked};
-use crate::settle::OpenCall;
+use crate::settle::{Granted, OpenCall};
 use crate::surface::Surface;
 use crate::upstream::{Candidate, Origin, Reply};
 use crate::worst_case::{WorstCase, reserve};
@@ -119,16 +119,20 @@ where
     let (reservation, output_limit) = match reserve(inner, &entry, &worst, &targets).await {
         Ok(reserved) => reserved,
         Err(Declined::Refusal(refusal)) => return Err(refusal),
-        Err(Declined::Notice(why)) if surface.speaks() => {
-            let id = RequestId::random();
+        Err(Declined::Notice(why)) => {
             let text = why.text(&inner.public_url);
-            let mut response = notice(&text, surface, &asked, id, inner.clock.now()).map(AnswerBody::whole);
-            response.headers_mut().insert(UNMETERED_HEADER, HeaderValue::from_static("1"));
-            return Ok(response);
+            let said = notice(&text, surface, &asked, RequestId::random(), inner.clock.now());
+            return said.map(|said| noticed(&said)).ok_or_else(|| why.refusal());
         }
-        Err(Declined::Notice(why)) => return Err(why.refusal()),
     };
-    let call = OpenCall::open(inner, surface, headers, &catalog, &targets, (reservation, place), &worst, started)?;
+    let granted = Granted { reservation, place, permit: inner.permit()? };
+    let routes = targets.iter().map(|target| inner.routes.of(&catalog, surface, target)).collect();
+    let known = (worst.input_tokens_estimate, surface.is_free());
+    let call = OpenCall::open(inner, headers, granted, routes, known, started).map_err(|error| {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "no call can go out: the usage journal can't be written");
+        Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS)
+    })?;
     let bodies = targets.iter().map(|target| {
         (target.provider.to_owned(), request::outgoing(&body.bytes, &asked, target.model, output_limit))
     });
@@ -141,6 +145,13 @@ where
         _body: body,
     };
     Outliving::new(exchange.run(), inner.tasks.clone()).await
+}
+
+fn noticed(said: &Notice) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::whole(said.body.clone()));
+    response.headers_mut().insert(header::CONTENT_TYPE, said.content_type());
+    response.headers_mut().insert(UNMETERED_HEADER, HeaderValue::from_static("1"));
+    response
 }
 
 /// Where the call may go, best first.

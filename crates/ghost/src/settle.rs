@@ -3,38 +3,100 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use molt_model::usage::Estimate;
-use molt_model::{Nanos, RequestId, TokenUsage};
+use molt_model::{RequestId, RunId, TokenUsage};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::Inner;
 use crate::admission::limits::Place;
 use crate::admission::purse::Reservation;
-use crate::journal::{Outcome, Priced, Slot};
+use crate::journal::{AdmittedCall, Outcome, Route, Slot};
 use crate::upstream::Departure;
 
 /// The guard of one call.
 pub(crate) struct OpenCall {
     pub(crate) inner: Arc<Inner>,
     pub(crate) id: RequestId,
-    pub(crate) slot: Arc<Slot>,
-    /// Taken when it is settled.
-    pub(crate) reservation: Option<Reservation>,
-    pub(crate) place: Place,
+    /// Taken when it is settled. A free call has none.
+    record: Option<(Slot, Reservation)>,
+    place: Place,
     /// The models that may answer, first choice first, and which of them does.
-    pub(crate) models: Vec<Priced>,
-    pub(crate) answers: usize,
-    pub(crate) input_tokens_estimate: i64,
-    pub(crate) started: Instant,
-    pub(crate) first_byte: Option<Duration>,
+    routes: Vec<Arc<Route>>,
+    answers: usize,
+    input_tokens_estimate: i64,
+    started: Instant,
+    first_byte: Option<Duration>,
     /// Tokens of the answer so far, for an estimate.
-    pub(crate) pieces: i64,
+    pieces: i64,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What was granted before a call may open.
+pub(crate) struct Granted {
+    pub(crate) reservation: Reservation,
+    pub(crate) place: Place,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// The run that the caller says it works for: the trace id of `traceparent`. A label, never the basis of a bill.
+fn run_label(headers: &HeaderMap) -> Option<RunId> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let mut parts = value.split('-');
+    let (_version, trace) = (parts.next()?, parts.next()?);
+    let plain = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
+    plain.then(|| Uuid::parse_str(trace).ok().map(RunId)).flatten()
 }
 
 impl OpenCall {
+    /// Writes the admission down. An error: it can't be written, so the call must not go out.
+    /// `is_free`: it costs nothing and isn't in the books.
+    pub(crate) fn open(
+        inner: &Arc<Inner>,
+        headers: &HeaderMap,
+        granted: Granted,
+        routes: Vec<Arc<Route>>,
+        (input_tokens_estimate, is_free): (i64, bool),
+        started: Instant,
+    ) -> io::Result<Self> {
+        let Granted { reservation, place, permit } = granted;
+        let id = RequestId::random();
+        let entry = reservation.entry();
+        let call = AdmittedCall {
+            id,
+            user: entry.user,
+            book_key: entry.book_key,
+            bot: entry.bot.as_ref(),
+            key: entry.key,
+            run: run_label(headers),
+            routes: &routes,
+            period_start: entry.period_start,
+            input_tokens_estimate,
+            reserved: reservation.amount(),
+            at: entry.at(inner.clock.now()),
+        };
+        let record = if is_free { None } else { Some((inner.journal.admit(&call)?, reservation)) };
+        Ok(Self {
+            inner: Arc::clone(inner),
+            id,
+            record,
+            place,
+            routes,
+            answers: 0,
+            input_tokens_estimate,
+            started,
+            first_byte: None,
+            pieces: 0,
+            _permit: permit,
+        })
+    }
+
     pub(crate) fn tasks(&self) -> TaskTracker {
         self.inner.tasks.clone()
     }
@@ -44,67 +106,61 @@ impl OpenCall {
     }
 
     pub(crate) fn is_settled(&self) -> bool {
-        self.reservation.is_none()
+        self.record.is_none()
     }
 
     /// What whoever sends the call notes on the way.
-    pub(crate) fn departure(&self) -> Notes {
-        Notes(Arc::clone(&self.slot))
+    pub(crate) fn departure(&self) -> Notes<'_> {
+        Notes { slot: self.record.as_ref().map(|(slot, _)| slot), route: AtomicUsize::new(0) }
     }
 
     /// The answer has begun, and comes from this model of the list.
-    pub(crate) fn answered_by(&mut self, model: usize) {
-        self.answers = model;
+    pub(crate) fn answered_by(&mut self, route: usize) {
+        self.answers = route;
         self.first_byte = Some(self.started.elapsed());
     }
 
     /// How much of the answer there is, as far as it can be told. Before these bytes are given on.
     pub(crate) fn relayed(&mut self, pieces: i64) {
-        if pieces != self.pieces {
-            self.pieces = pieces;
-            self.slot.relayed(pieces);
+        if pieces == self.pieces {
+            return;
+        }
+        self.pieces = pieces;
+        if let Some((slot, _)) = &self.record {
+            slot.relayed(pieces);
         }
     }
 
     /// Settles with the provider's figures, or as an estimate with its reason. Only the first time counts.
     pub(crate) fn settle(&mut self, usage: Result<TokenUsage, Estimate>) {
-        let Some(reservation) = self.reservation.take() else { return };
+        let Some((slot, reservation)) = self.record.take() else { return };
         let (usage, estimate) = match usage {
             Ok(usage) => (usage, None),
             Err(why) => (self.estimated(), Some(why)),
         };
-        let model = &self.models[self.answers];
-        let reserved = reservation.amount();
-        let mut cost = model.price.charge(&usage);
+        let mut cost = self.routes[self.answers].price.charge(&usage);
         if estimate.is_some() {
             // Nobody said what it was, so it is at most what was set aside.
-            cost = cost.min(reserved);
+            cost = cost.min(reservation.amount());
         }
         let charge = reservation.settle(cost);
-        let outcome = Outcome {
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        slot.settle(&Outcome {
+            route: self.answers,
             usage,
-            estimate,
             charged: charge.charged,
             operator: charge.operator,
-            model: self.answers,
-            first_byte: self.first_byte,
-            duration: self.started.elapsed(),
-        };
+            estimate,
+            first_byte_ms: self.first_byte.map(millis),
+            duration_ms: millis(self.started.elapsed()),
+        });
         self.inner.admission.correct(&mut self.place, usage.input.saturating_add(usage.output));
-        if let Err(error) = self.slot.settle(&outcome) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                request.id = %self.id,
-                "a call's usage can't be written to the journal"
-            );
-        }
-        self.inner.books.wake(&self.slot);
     }
 
     /// No provider took the call: nothing is charged and no row is written.
     pub(crate) fn void(&mut self) {
-        if self.reservation.take().is_some() {
-            self.slot.void();
+        if let Some((slot, _reservation)) = self.record.take() {
+            slot.void();
         }
     }
 
@@ -116,10 +172,8 @@ impl OpenCall {
 impl Drop for OpenCall {
     /// Whoever held it was dropped: the caller is gone, or the proxy stops.
     fn drop(&mut self) {
-        if self.is_settled() {
-            return;
-        }
-        if !self.slot.has_left() {
+        let Some((slot, _)) = &self.record else { return };
+        if !slot.has_left() {
             return self.void();
         }
         let stopping = self.inner.stopping.is_cancelled();
@@ -128,15 +182,26 @@ impl Drop for OpenCall {
 }
 
 /// Notes when a call leaves and when an attempt came to nothing, so that a restart charges for nothing that never left.
-pub(crate) struct Notes(Arc<Slot>);
+pub(crate) struct Notes<'a> {
+    slot: Option<&'a Slot>,
+    route: AtomicUsize,
+}
 
-impl Departure for Notes {
+impl Departure for Notes<'_> {
+    fn tries(&self, candidate: usize) {
+        self.route.store(candidate, Ordering::Relaxed);
+    }
+
     fn leaves(&self) -> io::Result<()> {
-        self.0.sent();
+        if let Some(slot) = self.slot {
+            slot.sent(self.route.load(Ordering::Relaxed));
+        }
         Ok(())
     }
 
     fn returned(&self) {
-        self.0.returned();
+        if let Some(slot) = self.slot {
+            slot.returned();
+        }
     }
 }
