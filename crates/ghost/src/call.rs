@@ -19,9 +19,11 @@ use tokio::sync::{TryAcquireError, oneshot};
 use crate::admit::{bearer, decide, run_label};
 use crate::answer::{Refusal, Shape, notice};
 use crate::journal::AdmittedCall;
-use crate::relay::{self, Relay, Surface};
+use crate::relay::{self, Relay};
 use crate::request::{self, Asked};
 use crate::settle::OpenCall;
+use crate::surface::Surface;
+use crate::upstream::Candidate;
 use crate::usage::estimate;
 use crate::{Ghost, Inner};
 
@@ -64,7 +66,7 @@ async fn answer(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body:
     let asked = request::read(&body)?;
     let (model, provider_name, provider_model) = inner.model(surface, &asked.model)?;
     let provider_name = provider_name.to_owned();
-    if !inner.providers.contains_key(&provider_name) {
+    if !inner.upstreams.has(&provider_name) {
         return Err(unknown_model(&asked.model));
     }
     if let Some(refused) = decide(&admission, inner.monthly_cap) {
@@ -80,7 +82,7 @@ async fn answer(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body:
     }
     let call = open(inner, surface, headers, admission, model, body.len())?;
     let outgoing = request::outgoing(&body, &asked, provider_model);
-    send(inner, surface, &asked, call, provider_name, outgoing).await
+    send(inner, surface, &asked, call, provider_name, outgoing, headers.clone()).await
 }
 
 /// Hands the call to a task of its own, which outlives a caller that hangs up, and waits for the answer's beginning.
@@ -91,15 +93,15 @@ async fn send(
     call: OpenCall,
     provider_name: String,
     body: Bytes,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let (head, beginning) = oneshot::channel();
     let strip_usage = asked.stream && !asked.usage_asked;
     let relay = Relay { call, surface, strip_usage, stopping: inner.stopping.clone(), head };
     let owner = Arc::clone(inner);
     inner.tasks.spawn(async move {
-        if let Some(provider) = owner.providers.get(&provider_name) {
-            relay::run(relay, provider, body).await;
-        }
+        let candidate = Candidate { provider: &provider_name, body };
+        relay::run(relay, &owner.upstreams, candidate, &headers).await;
     });
     beginning
         .await

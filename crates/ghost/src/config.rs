@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molt_model::{Catalog, Nanos};
-use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
+
+use crate::upstream::MasterKey;
 
 /// Everything that the proxy is told at its start.
 #[derive(Clone, Debug)]
@@ -39,8 +40,12 @@ pub struct ProviderConfig {
     /// Up to and without `/chat/completions`, such as `https://api.openai.com/v1`. Not for the practice model.
     #[serde(default)]
     pub base_url: Option<Url>,
+    /// Each gets its share of the calls. None: the provider wants no key.
     #[serde(default)]
-    pub api_key: Option<SecretString>,
+    pub api_keys: Vec<MasterKey>,
+    /// More of them, one a line with its weight behind it; read again whenever it changes.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -49,6 +54,8 @@ pub enum ProviderKind {
     /// Any address that speaks OpenAI's API: OpenAI, Venice, Ollama, llama.cpp.
     #[serde(rename = "openai")]
     OpenAi,
+    /// Anthropic's API: messages, the count of tokens, and chat completions in OpenAI's shape.
+    Anthropic,
     /// The built-in practice model: no network, deterministic.
     Practice,
 }

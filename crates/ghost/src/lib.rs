@@ -8,16 +8,15 @@ mod batch;
 mod call;
 mod config;
 mod journal;
-mod outgoing;
 mod practice;
 mod relay;
 mod request;
 mod settle;
+mod surface;
 mod tap;
 mod upstream;
 mod usage;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,9 +31,10 @@ use url::Url;
 
 use batch::Pending;
 use journal::Journal;
-use upstream::Provider;
+use upstream::Upstreams;
 
 pub use config::{Config, ProviderConfig, ProviderKind};
+pub use upstream::MasterKey;
 
 /// Calls in flight in one process; the next one is asked to come back in a moment. Bounds memory and open sockets.
 const CALLS_AT_ONCE_MAX: usize = 512;
@@ -66,7 +66,7 @@ struct Inner {
     store: Store,
     clock: Arc<dyn Clock>,
     catalog: Arc<Catalog>,
-    providers: HashMap<String, Provider>,
+    upstreams: Upstreams,
     public_url: Url,
     monthly_cap: Nanos,
     journal: Journal,
@@ -83,7 +83,7 @@ impl Ghost {
     /// Opens the journal, settles what an earlier process left in it, and starts writing the books.
     /// Needs a tokio runtime.
     pub fn start(config: Config, store: Store, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let providers = upstream::providers(&config)?;
+        let upstreams = Upstreams::start(&config.providers, config.practice_pace)?;
         let (journal, left) = Journal::open(&config.data_dir.join("ghost"), clock.now())?;
         if !left.is_empty() {
             tracing::info!(calls = left.len(), "calls of an earlier process go into the books now");
@@ -92,7 +92,7 @@ impl Ghost {
             store,
             clock,
             catalog: config.catalog,
-            providers,
+            upstreams,
             public_url: config.public_url,
             monthly_cap: config.monthly_cap_nanos,
             journal,

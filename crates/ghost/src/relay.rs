@@ -8,9 +8,8 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use molt_model::usage::Estimate;
-use molt_store::usage::{SURFACE_CHAT, SURFACE_EMBEDDINGS};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -18,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Refusal, event_stream};
 use crate::settle::OpenCall;
+use crate::surface::Surface;
 use crate::tap::Tap;
-use crate::upstream::{Provider, Reply, ReplyBody};
+use crate::upstream::{Candidate, Origin, Reply, ReplyBody, Upstreams};
 use crate::usage::{Report, estimate};
 
 /// Silence in the middle of an answer after which the provider counts as gone.
@@ -38,30 +38,6 @@ pub(crate) const METERED_HEADER: &str = "x-molt-request-id";
 
 /// Stands on a 200 that no provider gave and no row will follow, so that nobody waits for one.
 pub(crate) const UNMETERED_HEADER: &str = "x-molt-unmetered";
-
-/// What of OpenAI's API is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Surface {
-    Chat,
-    Embeddings,
-}
-
-impl Surface {
-    pub(crate) const fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "/chat/completions",
-            Self::Embeddings => "/embeddings",
-        }
-    }
-
-    /// As the books call it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Chat => SURFACE_CHAT,
-            Self::Embeddings => SURFACE_EMBEDDINGS,
-        }
-    }
-}
 
 /// Everything about one call on its way.
 pub(crate) struct Relay {
@@ -84,11 +60,12 @@ enum End {
 }
 
 /// Runs on after the caller hung up, for a bounded time. The answer's beginning goes through `relay.head`.
-pub(crate) async fn run(mut relay: Relay, provider: &Provider, body: Bytes) {
+pub(crate) async fn run(mut relay: Relay, upstreams: &Upstreams, candidate: Candidate<'_>, headers: &HeaderMap) {
     let stopping = relay.stopping.clone();
     let departure = relay.call.departure();
+    let origin = Origin { request_id: relay.call.id(), traceparent: headers.get("traceparent"), headers };
     let reply = tokio::select! {
-        reply = provider.send(relay.surface, body, &departure) => reply,
+        reply = upstreams.send(relay.surface, std::slice::from_ref(&candidate), &origin, &departure) => reply.map(|(_, reply)| reply),
         () = gone_for_long(&mut relay.head) => return relay.call.settle(Err(Estimate::HungUp)),
         () = stopping.cancelled() => return relay.call.settle(Err(Estimate::ProxyRestarted)),
     };
@@ -280,7 +257,7 @@ impl Whole {
         let text = |choice: &Choice| choice.message.get("content").and_then(|text| text.as_str()).map_or(0, str::len);
         match surface {
             Surface::Chat => estimate(self.choices.iter().map(text).sum()),
-            Surface::Embeddings => 0,
+            _ => 0,
         }
     }
 }

@@ -9,8 +9,8 @@ use molt_model::{RequestId, TokenUsage};
 use molt_store::usage::SettledCall;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::Inner;
 use crate::journal::AdmittedCall;
+use crate::{Inner, upstream};
 
 /// How many events of a stream go by between two notes of how far it is.
 const NOTE_PIECES: i64 = 64;
@@ -108,14 +108,12 @@ pub(crate) struct Departure {
     id: RequestId,
 }
 
-impl Departure {
-    /// The next thing to leave is the call. An error: it can't be written, so the call must not leave.
-    pub(crate) fn leaves(&self) -> std::io::Result<()> {
+impl upstream::Departure for Departure {
+    fn leaves(&self) -> std::io::Result<()> {
         self.inner.journal.sent(self.id)
     }
 
-    /// The provider didn't take it.
-    pub(crate) fn returned(&self) {
+    fn returned(&self) {
         // A note that can't be written only leaves an estimate where there could be none.
         let _ = self.inner.journal.returned(self.id);
     }

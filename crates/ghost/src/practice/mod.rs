@@ -23,11 +23,12 @@ mod words;
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::answer::Refusal;
-use crate::relay::Surface;
+use crate::surface::Surface;
 use crate::upstream::{Reply, ReplyBody};
 use act::{Move, act};
 use hands::{Done, Hands, NextCall, Stop};
@@ -78,7 +79,12 @@ impl Practice {
     }
 
     fn given(&self, streams: bool, pieces: std::collections::VecDeque<(bytes::Bytes, bool)>) -> Reply {
-        Reply { streams, body: ReplyBody::Practice(PracticeBody::new(pieces, self.pace)) }
+        let content_type = if streams { "text/event-stream; charset=utf-8" } else { "application/json" };
+        Reply {
+            streams,
+            content_type: Some(HeaderValue::from_static(content_type)),
+            body: ReplyBody::Practice(PracticeBody::new(pieces, self.pace)),
+        }
     }
 }
 

@@ -160,6 +160,11 @@ impl PracticeBody {
         self.pieces.pop_front().map(|(piece, _)| piece)
     }
 
+    /// The last piece was given.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
     /// Nobody reads along any more.
     pub(crate) fn hurry(&mut self) {
         self.pace = Duration::ZERO;
