@@ -139,7 +139,8 @@ fn start_ghost(
             ProviderKind::Practice => molt_ghost::ProviderKind::Practice,
         },
         base_url: provider.base_url.clone(),
-        api_key: provider.api_key.clone(),
+        api_keys: provider.api_key.clone().map(molt_ghost::MasterKey::from).into_iter().collect(),
+        key_file: None,
     });
     let ghost = molt_ghost::Config {
         providers: providers.collect(),

@@ -100,10 +100,16 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         name: name.to_owned(),
         kind: ProviderKind::OpenAi,
         base_url: Some(base.parse().unwrap()),
-        api_key: Some(KEY.to_owned().into()),
+        api_keys: vec![secrecy::SecretString::from(KEY).into()],
+        key_file: None,
     };
-    let practice =
-        ProviderConfig { name: "practice".to_owned(), kind: ProviderKind::Practice, base_url: None, api_key: None };
+    let practice = ProviderConfig {
+        name: "practice".to_owned(),
+        kind: ProviderKind::Practice,
+        base_url: None,
+        api_keys: Vec::new(),
+        key_file: None,
+    };
     Config {
         // Nothing listens on port 1.
         providers: vec![
