@@ -11,14 +11,14 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use molt_model::{ModelFacts, RequestId};
+use molt_model::{ModelFacts, RequestId, TokenUsage};
 use molt_store::ghost::Admission;
 use serde_json::json;
 use tokio::sync::{TryAcquireError, oneshot};
 
 use crate::admit::{bearer, decide, run_label};
 use crate::answer::{Refusal, Shape, notice};
-use crate::journal::AdmittedCall;
+use crate::journal::{AdmittedCall, Route};
 use crate::relay::{self, Relay, Surface};
 use crate::request::{self, Asked};
 use crate::settle::OpenCall;
@@ -121,27 +121,32 @@ fn open(
             Refusal::later("restarting", "Restarting; please try again in a moment.", BUSY_RETRY_SECONDS)
         }
     })?;
-    if inner.pending.is_full() {
-        return Err(busy());
-    }
-    let call = AdmittedCall {
-        id: RequestId::random(),
-        holder: inner.holder,
-        period_start: admission.period_start,
-        user: admission.user,
-        book_key: admission.book_key,
-        bot: admission.bot,
-        key: admission.key,
-        run: run_label(headers),
-        provider: model.id.split_once('/').map_or("", |(provider, _)| provider).to_owned(),
-        model: model.id.clone(),
-        surface: surface.name().to_owned(),
+    let route = Route {
+        provider: model.id.split_once('/').map_or("", |(provider, _)| provider).into(),
+        model: model.id.as_str().into(),
+        surface: surface.name().into(),
         price: model.price,
         price_version: inner.catalog.version.clone(),
+    };
+    let worst = TokenUsage {
+        input: i64::try_from(body_bytes).unwrap_or(i64::MAX),
+        output: model.output_max.into(),
+        ..TokenUsage::default()
+    };
+    let call = AdmittedCall {
+        id: RequestId::random(),
+        user: admission.user,
+        book_key: admission.book_key,
+        bot: admission.bot.as_ref(),
+        key: admission.key,
+        run: run_label(headers),
+        routes: &[Arc::new(route)],
+        period_start: admission.period_start,
         input_tokens_estimate: estimate(body_bytes),
+        reserved: model.price.charge(&worst),
         at: inner.clock.now(),
     };
-    OpenCall::open(Arc::clone(inner), call, permit).map_err(|error| {
+    OpenCall::open(&inner.journal, &call, permit).map_err(|error| {
         tracing::error!(
             error = &error as &dyn std::error::Error,
             "no call can go out: the usage journal can't be written"

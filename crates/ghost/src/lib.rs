@@ -4,7 +4,7 @@
 
 mod admit;
 mod answer;
-mod batch;
+mod books;
 mod call;
 mod config;
 mod journal;
@@ -23,14 +23,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use molt_model::{Catalog, Clock, HolderId, Nanos};
+use molt_model::{Catalog, Clock, Nanos};
 use molt_store::Store;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use batch::Pending;
+use books::Books;
 use journal::Journal;
 use upstream::Provider;
 
@@ -69,9 +69,8 @@ struct Inner {
     providers: HashMap<String, Provider>,
     public_url: Url,
     monthly_cap: Nanos,
-    journal: Journal,
-    holder: HolderId,
-    pending: Pending,
+    journal: Arc<Journal>,
+    books: Books,
     calls: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Set once: no new calls; what is open is cut after a while.
@@ -85,10 +84,9 @@ impl Ghost {
     /// Needs a tokio runtime.
     pub fn start(config: Config, store: Store, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let providers = upstream::providers(&config)?;
-        let (journal, left) = Journal::open(&config.data_dir.join("ghost"), clock.now())?;
-        if !left.is_empty() {
-            tracing::info!(calls = left.len(), "calls of an earlier process go into the books now");
-        }
+        let (journal, recovered) = Journal::open(&config.data_dir.join("ghost"), clock.now())?;
+        let journal = Arc::new(journal);
+        let books = Books::start(store.clone(), Arc::clone(&clock), Arc::clone(&journal), recovered);
         let inner = Arc::new(Inner {
             store,
             clock,
@@ -97,14 +95,12 @@ impl Ghost {
             public_url: config.public_url,
             monthly_cap: config.monthly_cap_nanos,
             journal,
-            holder: HolderId::random(),
-            pending: Pending::new(left),
+            books,
             calls: Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX)),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             book_kept: OnceCell::new(),
         });
-        tokio::spawn(batch::run(Arc::downgrade(&inner), inner.pending.clone()));
         Ok(Self(inner))
     }
 
@@ -116,11 +112,8 @@ impl Ghost {
             self.0.stopping.cancel();
             self.0.tasks.wait().await;
         }
-        let left = tokio::time::timeout(DRAIN_BOOKS_MAX, self.0.pending.empty()).await.is_err();
-        if left {
-            tracing::warn!("calls are left in the journal; the next start writes them into the books");
-        }
-        self.0.pending.stop();
+        let _ = tokio::time::timeout(DRAIN_BOOKS_MAX, self.0.books.empty()).await;
+        self.0.books.close().await;
     }
 }
 
