@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
-use http_body::Body;
+use hyper::body::Body;
 use http_body_util::BodyExt;
 
 use crate::answer::Refusal;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body::Body;
+use hyper::body::Body;
 use molt_model::{Catalog, RequestId, Target};
 use serde_json::json;
 
@@ -16,9 +16,9 @@ use crate::answer::{Notice, Refusal, notice};
 use crate::body::{Buffered, read};
 use crate::outlive::Outliving;
 use crate::relay::{self, AnswerBody, Streaming};
-use crate::request::{self, Asked};
+use crate::request;
 use crate::settle::{Granted, OpenCall};
-use crate::surface::Surface;
+use crate::surface::{Style, Surface};
 use crate::upstream::{Candidate, Origin, Reply};
 use crate::worst_case::{WorstCase, reserve};
 
@@ -48,7 +48,7 @@ where
         (None, _) if below != "/models" => Err(not_here()),
         _ => Err(wrong_method(surface)),
     };
-    answered.unwrap_or_else(|refusal| refusal.response(surface.map_or_default(Surface::style)).map(AnswerBody::whole))
+    answered.unwrap_or_else(|refusal| refusal.response(surface.map_or(Style::OpenAi, Surface::style)).map(AnswerBody::whole))
 }
 
 fn not_here() -> Refusal {
@@ -141,7 +141,8 @@ where
         bodies: bodies.collect(),
         strip_usage: asked.stream && !asked.usage_asked,
         call,
-        headers: Origin::kept(headers),
+        traceparent: headers.get("traceparent").cloned(),
+        switches: Origin::switches(headers),
         _body: body,
     };
     Outliving::new(exchange.run(), inner.tasks.clone()).await
@@ -179,16 +180,19 @@ struct Exchange {
     bodies: Vec<(String, Bytes)>,
     strip_usage: bool,
     call: OpenCall,
-    headers: Origin,
+    traceparent: Option<HeaderValue>,
+    /// Of the caller's: only switches of the provider's API.
+    switches: HeaderMap,
     _body: Buffered,
 }
 
 impl Exchange {
     async fn run(self) -> Result<Response<AnswerBody>, Refusal> {
-        let Self { surface, bodies, strip_usage, mut call, headers, _body } = self;
+        let Self { surface, bodies, strip_usage, mut call, traceparent, switches, _body } = self;
         let candidates: Vec<_> =
             bodies.iter().map(|(provider, body)| Candidate { provider, body: body.clone() }).collect();
-        let sent = call.inner.upstreams.send(surface, &candidates, &headers, &call.departure()).await;
+        let origin = Origin { request_id: call.id, traceparent: traceparent.as_ref(), headers: &switches };
+        let sent = call.inner.upstreams.send(surface, &candidates, &origin, &call.departure()).await;
         let (chosen, reply) = match sent {
             Ok(sent) => sent,
             Err(refusal) => {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use molt_model::usage::Estimate;
 use tokio::time::{Instant, Sleep};
 
@@ -174,6 +174,7 @@ impl Listening {
     fn finish(&mut self, end: End) -> Bytes {
         let rest = self.tap.rest();
         self.call.relayed(self.tap.pieces());
+        self.call.reported_so_far(self.tap.so_far());
         let complete = end == End::Whole && (self.tap.done() || self.tap.finished());
         self.call.settle(self.tap.usage().ok_or(match end {
             End::Whole if complete => Estimate::NotReported,

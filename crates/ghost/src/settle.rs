@@ -35,6 +35,8 @@ pub(crate) struct OpenCall {
     first_byte: Option<Duration>,
     /// Tokens of the answer so far, for an estimate.
     pieces: i64,
+    /// What the provider reported before the end, for an estimate: Anthropic counts the input first.
+    so_far: Option<TokenUsage>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -93,6 +95,7 @@ impl OpenCall {
             started,
             first_byte: None,
             pieces: 0,
+            so_far: None,
             _permit: permit,
         })
     }
@@ -131,6 +134,10 @@ impl OpenCall {
         }
     }
 
+    pub(crate) fn reported_so_far(&mut self, usage: Option<TokenUsage>) {
+        self.so_far = usage;
+    }
+
     /// Settles with the provider's figures, or as an estimate with its reason. Only the first time counts.
     pub(crate) fn settle(&mut self, usage: Result<TokenUsage, Estimate>) {
         let Some((slot, reservation)) = self.record.take() else { return };
@@ -165,7 +172,9 @@ impl OpenCall {
     }
 
     fn estimated(&self) -> TokenUsage {
-        TokenUsage { input: self.input_tokens_estimate, output: self.pieces, ..TokenUsage::default() }
+        let guess = TokenUsage { input: self.input_tokens_estimate, ..TokenUsage::default() };
+        let known = self.so_far.unwrap_or(guess);
+        TokenUsage { output: known.output.max(self.pieces), ..known }
     }
 }
 

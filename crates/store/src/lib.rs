@@ -41,7 +41,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a caller does differently about it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A unique or check constraint refused the row; the name is the constraint's.
+    /// A unique or check constraint refused the row; the name is the constraint's. Or a value that no row can hold; the name is the
+    /// SQLSTATE.
     #[error("the database refused the row: {constraint}")]
     Constraint { constraint: String },
     /// The database can't be reached just now, or can't do it just now; the same again may work.
@@ -56,6 +57,11 @@ impl From<sqlx::Error> for StoreError {
         match &error {
             sqlx::Error::Database(db) if db.constraint().is_some() => {
                 Self::Constraint { constraint: db.constraint().unwrap_or_default().to_owned() }
+            }
+            sqlx::Error::Database(db)
+                if db.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23")) =>
+            {
+                Self::Constraint { constraint: db.code().unwrap_or_default().into_owned() }
             }
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::Unavailable(error),
             sqlx::Error::Database(db) if db.code().is_some_and(|code| is_passing(&code)) => Self::Unavailable(error),

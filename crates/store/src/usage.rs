@@ -3,6 +3,8 @@
 
 mod record;
 
+use std::sync::Arc;
+
 use chrono::NaiveDate;
 use molt_model::usage::Estimate;
 use molt_model::{BotId, HolderId, KeyId, Nanos, PriceVersion, RequestId, RunId, Time, TokenUsage, UserId};
@@ -43,7 +45,7 @@ macro_rules! period_sql {
 pub(crate) use period_sql;
 
 /// One settled call, as the proxy's journal keeps it and the books take it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettledCall {
     pub id: RequestId,
     /// Whose lease it was paid from.
@@ -56,10 +58,10 @@ pub struct SettledCall {
     pub key: KeyId,
     /// The trace id that the caller sent. A label: it counts only when it names a run of the same bot.
     pub run: Option<RunId>,
-    pub provider: String,
+    pub provider: Arc<str>,
     /// `provider/model`.
-    pub model: String,
-    pub surface: String,
+    pub model: Arc<str>,
+    pub surface: Arc<str>,
     pub usage: TokenUsage,
     /// The worst case that was set aside for it.
     pub reserved_nanos: i64,
@@ -203,9 +205,9 @@ mod tests {
             bot: None,
             key: KeyId::random(),
             run: Some(RunId::random()),
-            provider: "p".to_owned(),
-            model: "p/m".to_owned(),
-            surface: SURFACE_CHAT.to_owned(),
+            provider: "p".into(),
+            model: "p/m".into(),
+            surface: SURFACE_CHAT.into(),
             usage: TokenUsage { input: 3, output: 2, ..TokenUsage::default() },
             reserved_nanos: nanos,
             cost_nanos: nanos,

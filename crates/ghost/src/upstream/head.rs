@@ -39,6 +39,13 @@ pub(crate) struct Origin<'a> {
     pub(crate) headers: &'a HeaderMap,
 }
 
+impl Origin<'_> {
+    /// What of a caller's headers may go along; mostly nothing.
+    pub(crate) fn switches(headers: &HeaderMap) -> HeaderMap {
+        PASSED.into_iter().filter_map(|name| Some((name.clone(), headers.get(&name)?.clone()))).collect()
+    }
+}
+
 /// How the master key is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presented {

@@ -46,6 +46,8 @@ pub(crate) struct Candidate<'a> {
 
 /// What is written down on the way out, so that a restart charges for nothing that never left.
 pub(crate) trait Departure: Send + Sync {
+    /// From here on it is the candidate of this number that is tried.
+    fn tries(&self, candidate: usize);
     /// The next thing to leave is the request. An error: it can't be written down, so nothing may leave.
     fn leaves(&self) -> io::Result<()>;
     /// The attempt came to nothing.
@@ -87,7 +89,7 @@ impl ReplyBody {
         }
     }
 
-    /// The next bytes; `None`: the end. Nothing is lost when the future is dropped.
+    #[cfg(test)]
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Broken>> {
         std::future::poll_fn(|cx| self.poll_data(cx)).await
     }
@@ -150,11 +152,6 @@ impl Upstreams {
         Ok(Self(inner))
     }
 
-    /// There is such a provider.
-    pub(crate) fn has(&self, provider: &str) -> bool {
-        self.0.places.contains_key(provider)
-    }
-
     /// From now on these keys, and no others, for this provider. Keys that stay keep their rest.
     #[cfg_attr(not(test), expect(dead_code, reason = "for an operator's tool; files of keys are watched already"))]
     pub(crate) fn set_keys(&self, provider: &str, keys: Vec<MasterKey>) -> Result<(), &'static str> {
@@ -178,6 +175,7 @@ impl Upstreams {
             if at > 0 && !patience.has(Instant::now(), Duration::ZERO) {
                 break;
             }
+            departure.tries(at);
             let sent = match self.0.places.get(candidate.provider) {
                 Some(place) => place.send(surface, &candidate.body, origin, departure, patience).await,
                 None => Err(Failed::Next(scrub::unavailable(scrub::RETRY_AFTER))),

@@ -1,7 +1,7 @@
 //! One proxy on a fresh database, a person with a plan, a bot with a key, and a provider.
 //! Never: a shortcut past HTTP for what a caller does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -233,6 +233,20 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Whether only the running process has a file in the journal, and nothing stands in it but its header: all calls are in the
+/// books.
+pub(crate) fn journal_is_empty(folder: &Path) -> bool {
+    const HEADER_BYTES: usize = 64;
+    let empty = |file: std::fs::DirEntry| {
+        // A file that is gone meanwhile held nothing.
+        std::fs::read(file.path()).map_or(true, |bytes| bytes.iter().skip(HEADER_BYTES).all(|byte| *byte == 0))
+    };
+    let files: Vec<_> = std::fs::read_dir(folder.join("ghost")).unwrap().flatten().collect();
+    let segments =
+        files.iter().filter(|file| file.path().extension().is_some_and(|ending| ending == "journal")).count();
+    segments <= 1 && files.into_iter().all(empty)
 }
 
 /// A person with a plan and a bot, and the bot's key.

@@ -150,7 +150,7 @@ impl SystemTx {
         let mut sums: BTreeMap<UserId, Vec<&SettledCall>> = BTreeMap::new();
         for call in calls {
             let run = call.run.and_then(|run| Some((run, runs.get(&run.0)?)));
-            let Some((id, run)) = run.filter(|(_, run)| !run.ended && call.surface == SURFACE_CHAT) else {
+            let Some((id, run)) = run.filter(|(_, run)| !run.ended && *call.surface == *SURFACE_CHAT) else {
                 sums.entry(call.user).or_default().push(call);
                 continue;
             };
@@ -224,7 +224,7 @@ fn frame(calls: &[&SettledCall], run: Option<RunId>) -> Value {
     let mut frame = json!({
         "type": "usage",
         "run_id": run,
-        "model": same(calls, |call| call.model.clone()),
+        "model": same(calls, |call| call.model.clone()).as_deref(),
         "tokens_in": sum(|call| call.usage.input),
         "tokens_out": sum(|call| call.usage.output),
         "cost_usd": Nanos(sum(|call| call.cost_nanos)),
