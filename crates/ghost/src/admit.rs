@@ -141,9 +141,10 @@ impl Inner {
 
     /// Usage rows name the price book, so it is in the database before the first call is admitted.
     async fn keep_book(&self, now: Time) -> Result<(), StoreError> {
-        let prices = json!(self.catalog.prices());
+        let catalog = self.catalog.current();
+        let prices = json!(catalog.prices());
         let mut tx = self.store.system().await?;
-        tx.keep_price_book(&self.catalog.version.0, &prices, now).await?;
+        tx.keep_price_book(&catalog.version.0, &prices, now).await?;
         tx.commit().await
     }
 }

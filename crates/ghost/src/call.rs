@@ -11,7 +11,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use molt_model::{ModelFacts, RequestId};
+use molt_model::{Catalog, ModelFacts, PriceVersion, RequestId, Target};
 use molt_store::ghost::Admission;
 use serde_json::json;
 use tokio::sync::{TryAcquireError, oneshot};
@@ -53,7 +53,7 @@ pub(crate) async fn models(State(ghost): State<Ghost>, headers: HeaderMap) -> Re
         let owner = model.id.split_once('/').map_or("", |(provider, _)| provider);
         json!({ "id": model.id, "object": "model", "created": 0, "owned_by": owner })
     };
-    let data: Vec<_> = ghost.0.catalog.models().map(entry).collect();
+    let data: Vec<_> = ghost.0.catalog.current().models().map(entry).collect();
     Json(json!({ "object": "list", "data": data })).into_response()
 }
 
@@ -62,8 +62,9 @@ async fn answer(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body:
     let admission = inner.admission(&key).await?;
     let body = read_body(body).await?;
     let asked = request::read(&body)?;
-    let (model, provider_name, provider_model) = inner.model(surface, &asked.model)?;
-    let provider_name = provider_name.to_owned();
+    let catalog = inner.catalog.current();
+    let target = target(&catalog, surface, &asked.model)?;
+    let provider_name = target.provider.to_owned();
     if !inner.providers.contains_key(&provider_name) {
         return Err(unknown_model(&asked.model));
     }
@@ -78,8 +79,8 @@ async fn answer(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body:
         response.headers_mut().insert(relay::UNMETERED_HEADER, HeaderValue::from_static("1"));
         return Ok(response);
     }
-    let call = open(inner, surface, headers, admission, model, body.len())?;
-    let outgoing = request::outgoing(&body, &asked, provider_model);
+    let call = open(inner, surface, headers, admission, (&target, &catalog.version), body.len())?;
+    let outgoing = request::outgoing(&body, &asked, target.model);
     send(inner, surface, &asked, call, provider_name, outgoing).await
 }
 
@@ -111,7 +112,7 @@ fn open(
     surface: Surface,
     headers: &HeaderMap,
     admission: Admission,
-    model: &ModelFacts,
+    (target, version): (&Target<'_>, &PriceVersion),
     body_bytes: usize,
 ) -> Result<OpenCall, Refusal> {
     let busy = || Refusal::later("busy", "Too many calls at once; please try again in a moment.", BUSY_RETRY_SECONDS);
@@ -131,11 +132,11 @@ fn open(
         bot: admission.bot,
         key: admission.key,
         run: run_label(headers),
-        provider: model.id.split_once('/').map_or("", |(provider, _)| provider).to_owned(),
-        model: model.id.clone(),
+        provider: target.provider.to_owned(),
+        model: target.id.to_owned(),
         surface: surface.name().to_owned(),
-        price: model.price.clone(),
-        price_version: inner.catalog.version.clone(),
+        price: target.facts.price.clone(),
+        price_version: version.clone(),
         input_tokens_estimate: estimate(body_bytes),
         at: inner.clock.now(),
     };
@@ -165,21 +166,19 @@ async fn read_body(body: Body) -> Result<Bytes, Refusal> {
     read.await.map_err(slow)?.map_err(too_large)
 }
 
-impl Inner {
-    /// The model's facts, its provider's name and the provider's own name for it.
-    fn model<'a>(&'a self, surface: Surface, id: &'a str) -> Result<(&'a ModelFacts, &'a str, &'a str), Refusal> {
-        let model = self.catalog.find(id).ok_or_else(|| unknown_model(id))?;
-        let (provider, name) = id.split_once('/').ok_or_else(|| unknown_model(id))?;
-        match (surface, model.embedding) {
-            (Surface::Chat, true) => Err(Refusal::invalid(
-                "model_for_embeddings",
-                "This model makes embeddings; call /v1/embeddings with it.",
-            )),
-            (Surface::Embeddings, false) => {
-                Err(Refusal::invalid("model_for_chat", "This model doesn't make embeddings; choose one that does."))
-            }
-            _ => Ok((model, provider, name)),
+/// Where the call goes first, and at which price.
+fn target<'a>(catalog: &'a Catalog, surface: Surface, name: &'a str) -> Result<Target<'a>, Refusal> {
+    let target = *catalog.resolve(name).first().ok_or_else(|| unknown_model(name))?;
+    match (surface, target.facts.embedding) {
+        _ if target.ceiling => Ok(target),
+        (Surface::Chat, true) => {
+            let message = "This model makes embeddings; call /v1/embeddings with it.";
+            Err(Refusal::invalid("model_for_embeddings", message))
         }
+        (Surface::Embeddings, false) => {
+            Err(Refusal::invalid("model_for_chat", "This model doesn't make embeddings; choose one that does."))
+        }
+        _ => Ok(target),
     }
 }
 

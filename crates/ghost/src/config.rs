@@ -2,10 +2,9 @@
 //! Never: an environment variable or a file read here.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use molt_model::{Catalog, Nanos};
+use molt_model::{CatalogInForce, Nanos};
 use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
@@ -14,7 +13,8 @@ use url::Url;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub providers: Vec<ProviderConfig>,
-    pub catalog: Arc<Catalog>,
+    /// Prices change while the proxy runs; each call holds the ones that it began with.
+    pub catalog: CatalogInForce,
     /// The journal lives in `<data_dir>/ghost`.
     pub data_dir: PathBuf,
     /// Where people reach this installation; notices link to pages below it.

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use molt_model::{Catalog, Clock, Nanos};
+use molt_model::{CatalogInForce, Clock, Nanos};
 use molt_store::Store;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ pub struct Ghost(Arc<Inner>);
 struct Inner {
     store: Store,
     clock: Arc<dyn Clock>,
-    catalog: Arc<Catalog>,
+    catalog: CatalogInForce,
     providers: HashMap<String, Provider>,
     public_url: Url,
     monthly_cap: Nanos,

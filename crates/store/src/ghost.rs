@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use molt_model::{BotId, KeyId, Nanos, Time, UserId};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -161,19 +160,6 @@ impl SystemTx {
             .await?;
         event::notify(&mut self.tx, &Channel::Admission).await?;
         Ok(done.rows_affected() == 1)
-    }
-
-    /// Keeps a price book that usage rows will name. Books never change: a version that is there stays as it is.
-    pub async fn keep_price_book(&mut self, version: &str, prices: &Value, now: Time) -> Result<()> {
-        sqlx::query(
-            "insert into molt.price_books (version, prices, created_at) values ($1, $2, $3) on conflict do nothing",
-        )
-        .bind(version)
-        .bind(prices)
-        .bind(now)
-        .execute(&mut *self.tx)
-        .await?;
-        Ok(())
     }
 }
 

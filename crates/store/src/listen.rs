@@ -29,6 +29,8 @@ pub enum Channel {
     Inbox,
     /// A key, plan or cap changed: caches of the proxy look again.
     Admission,
+    /// A price list was imported, or a proxy has other keys: catalogues are made anew.
+    Prices,
     /// The connection was lost for a while; look at everything.
     All,
 }
@@ -45,6 +47,7 @@ impl Channel {
             Self::Outbox => "outbox".to_owned(),
             Self::Inbox => "inbox".to_owned(),
             Self::Admission => "admission".to_owned(),
+            Self::Prices => "prices".to_owned(),
             Self::All => "all".to_owned(),
         }
     }
@@ -58,6 +61,7 @@ impl Channel {
             ("outbox", _) => Self::Outbox,
             ("inbox", _) => Self::Inbox,
             ("admission", _) => Self::Admission,
+            ("prices", _) => Self::Prices,
             _ => Self::All,
         }
     }

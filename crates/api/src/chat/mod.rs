@@ -185,7 +185,7 @@ impl Relays {
                 self.hubs().values().for_each(|hub| hub.signal(Look::ALL));
                 true
             }
-            Channel::Outbox | Channel::Inbox | Channel::Admission => false,
+            Channel::Outbox | Channel::Inbox | Channel::Admission | Channel::Prices => false,
         }
     }
 
