@@ -3,6 +3,7 @@
 
 mod keys;
 mod models;
+mod written;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

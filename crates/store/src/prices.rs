@@ -166,6 +166,8 @@ mod tests {
     async fn lists_and_books_are_only_ever_added() {
         let database = database().await;
         let mut wakeups = database.store.wakeups().subscribe();
+        // The listening connection says so when it stands; nothing sent before reaches it.
+        while wakeups.recv().await.unwrap() != Channel::All {}
         let (now, dated) = (at("2026-11-22T10:00:00Z"), "2026-11-01".parse().unwrap());
         let mut tx = database.store.system().await.unwrap();
         assert_eq!((tx.price_list_number().await.unwrap(), tx.price_list().await.unwrap()), (None, None));

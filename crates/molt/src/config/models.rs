@@ -2,16 +2,16 @@
 //! Never: a model without a price, or a price that nobody wrote down.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use molt_model::catalog::ALIAS_PROVIDER;
-use molt_model::{Catalog, ModelFacts, Nanos, Price, PriceVersion, Tier};
+use molt_model::{Catalog, ModelFacts, Price, PriceVersion};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::Faults;
-use super::keys::{KeySource, MasterKey, Names};
+use super::keys::{KeySource, MasterKey};
+use super::written::{ModelSettings, ProviderSettings};
 use crate::prices::list::{PriceList, is_name};
 
 /// A model that nobody knows, behind a ceiling: the proxy asks for answers of this length where the caller doesn't say.
@@ -42,9 +42,9 @@ pub struct Provider {
     pub keys: Vec<MasterKey>,
     pub key_source: KeySource,
     /// Offered only where there is a key.
-    only_with_key: bool,
-    models: Vec<ModelSettings>,
-    ceiling: Option<Price>,
+    pub(super) only_with_key: bool,
+    pub(super) models: Vec<ModelSettings>,
+    pub(super) ceiling: Option<Price>,
 }
 
 /// What the settings say of models; a list of prices makes a catalogue of it.
@@ -66,64 +66,6 @@ pub(super) struct Settings {
     pub(super) aliases: BTreeMap<String, Vec<String>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ProviderSettings {
-    kind: ProviderKind,
-    #[serde(default)]
-    base_url: String,
-    #[serde(default)]
-    api_key_env: Names,
-    #[serde(default, alias = "api_keys_file")]
-    api_key_file: PathBuf,
-    #[serde(default)]
-    only_with_key: bool,
-    ceiling_input_usd: Option<Nanos>,
-    ceiling_output_usd: Option<Nanos>,
-    #[serde(default)]
-    models: Vec<ModelSettings>,
-}
-
-/// A model of the settings. What isn't said is taken from the list of prices.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModelSettings {
-    name: String,
-    title: Option<String>,
-    input_usd: Option<Nanos>,
-    output_usd: Option<Nanos>,
-    cache_read_usd: Option<Nanos>,
-    cache_write_usd: Option<Nanos>,
-    reasoning_usd: Option<Nanos>,
-    request_usd: Option<Nanos>,
-    #[serde(default)]
-    tiers: Vec<TierSettings>,
-    context_window: Option<u32>,
-    output_max: Option<u32>,
-    reasoning: Option<bool>,
-    vision: Option<bool>,
-    embedding: Option<bool>,
-    #[serde(default = "yes")]
-    listed: bool,
-    #[serde(default)]
-    strengths: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TierSettings {
-    above_input_tokens: i64,
-    input_usd: Nanos,
-    output_usd: Nanos,
-    cache_read_usd: Option<Nanos>,
-    cache_write_usd: Option<Nanos>,
-    reasoning_usd: Option<Nanos>,
-}
-
-const fn yes() -> bool {
-    true
-}
-
 impl Settings {
     /// The offer, or every fault that shows without a list of prices, as a sentence. `keys`: this process holds them.
     pub(super) fn resolve(
@@ -132,7 +74,7 @@ impl Settings {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Offer, Vec<String>> {
         let mut faults = Vec::new();
-        let mut providers = Vec::new();
+        let (mut providers, mut broken) = (Vec::new(), BTreeSet::new());
         for (name, settings) in self.providers {
             if !is_name(&name) || name == ALIAS_PROVIDER {
                 faults
@@ -140,7 +82,10 @@ impl Settings {
             }
             match settings.provider(&name, keys, environment) {
                 Ok(provider) => providers.push(provider),
-                Err(fault) => faults.push(fault),
+                Err(fault) => {
+                    faults.push(fault);
+                    broken.insert(name);
+                }
             }
         }
         providers.sort_by_key(|provider| provider.kind == ProviderKind::Practice);
@@ -151,9 +96,7 @@ impl Settings {
             aliases: self.aliases,
             holds_keys: keys,
         };
-        if faults.is_empty() {
-            faults.extend(offer.faults());
-        }
+        faults.extend(offer.faults(&broken));
         if faults.is_empty() { Ok(offer) } else { Err(faults) }
     }
 }
@@ -218,12 +161,13 @@ impl Offer {
         !provider.only_with_key || keyed.contains(&provider.name) || named()
     }
 
-    /// What is wrong whatever the prices are.
-    fn faults(&self) -> Vec<String> {
+    /// What is wrong whatever the prices are. `broken`: providers whose own faults are told already.
+    fn faults(&self, broken: &BTreeSet<String>) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |setting: &str, id: &str| {
             let provider = id.split_once('/').and_then(|(name, _)| self.providers.iter().find(|p| p.name == name));
             match provider {
+                None if id.split_once('/').is_some_and(|(name, _)| broken.contains(name)) => {}
                 None => faults.push(format!("{setting}: \"{id}\" isn't provider/model of a provider in the settings")),
                 Some(provider)
                     if provider.is_whole()
@@ -342,113 +286,113 @@ impl Provider {
     }
 }
 
-impl ProviderSettings {
-    fn provider(
-        self,
-        name: &str,
-        keys: bool,
-        environment: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Provider, String> {
-        let fault = |text: &str| format!("providers.{name}: {text}");
-        let key_source = KeySource::new(&self.api_key_env, &self.api_key_file);
-        let held = if keys { key_source.read(environment).map_err(|text| fault(&text))? } else { Vec::new() };
-        let needed = keys && !self.only_with_key && key_source != KeySource::None;
-        if needed && held.is_empty() {
-            return Err(fault(&key_source.wanted()));
-        }
-        let address = || {
-            let url = Url::parse(self.base_url.trim_end_matches('/')).ok();
-            let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
-            url.ok_or_else(|| fault("base_url must be an address with http:// or https://"))
-        };
-        let base_url = if self.kind == ProviderKind::Practice { None } else { Some(address()?) };
-        let ceiling = match (self.ceiling_input_usd, self.ceiling_output_usd) {
-            (None, None) => None,
-            (Some(input), Some(output)) => {
-                let price = Price::flat(input.0, output.0);
-                price.validate().map_err(|error| fault(&format!("the ceiling: {error}")))?;
-                Some(price)
-            }
-            _ => return Err(fault("a ceiling is both: ceiling_input_usd and ceiling_output_usd")),
-        };
-        let mut names = BTreeSet::new();
-        for model in &self.models {
-            if !names.insert(&model.name) {
-                return Err(fault(&format!("{} stands there twice", model.name)));
-            }
-            if model.name.is_empty() || !model.name.bytes().all(|byte| byte.is_ascii_graphic()) || model.name == "*" {
-                return Err(fault(&format!("\"{}\" can't be a model's name", model.name)));
-            }
-            model.own_price().map_err(|text| fault(&format!("{}: {text}", model.name)))?;
-        }
-        Ok(Provider {
-            name: name.to_owned(),
-            kind: self.kind,
-            base_url,
-            keys: held,
-            key_source,
-            only_with_key: self.only_with_key,
-            models: self.models,
-            ceiling,
-        })
-    }
-}
+#[cfg(test)]
+#[expect(clippy::result_large_err, reason = "figment's jail asks for its error by value")]
+mod tests {
+    use super::super::{Config, Overrides};
+    use super::*;
+    use figment::Jail;
+    use molt_model::Tier;
 
-impl ModelSettings {
-    /// With what the list says of it. None: nobody wrote a price down.
-    fn facts(&self, provider: &str, listed: Option<ModelFacts>) -> Result<Option<ModelFacts>, String> {
-        let Some(price) = self.own_price()?.or_else(|| listed.as_ref().map(|facts| facts.price.clone())) else {
-            return Ok(None);
-        };
-        let from_list = |of: fn(&ModelFacts) -> u32| listed.as_ref().map(of);
-        let said = |of: fn(&ModelFacts) -> bool| listed.as_ref().is_some_and(of);
-        let context_window = self.context_window.or_else(|| from_list(|facts| facts.context_window));
-        let output_max = self.output_max.or_else(|| from_list(|facts| facts.output_max));
-        let title = self.title.clone().or_else(|| listed.as_ref().map(|facts| facts.name.clone()));
-        Ok(Some(ModelFacts {
-            id: format!("{provider}/{}", self.name),
-            name: title.unwrap_or_else(|| self.name.clone()),
-            price,
-            context_window: context_window.ok_or("context_window is missing, and the list of prices doesn't say it")?,
-            output_max: output_max.ok_or("output_max is missing, and the list of prices doesn't say it")?,
-            reasoning: self.reasoning.unwrap_or_else(|| said(|facts| facts.reasoning)),
-            vision: self.vision.unwrap_or_else(|| said(|facts| facts.vision)),
-            strengths: self.strengths.clone(),
-            embedding: self.embedding.unwrap_or_else(|| said(|facts| facts.embedding)),
-            listed: self.listed,
-        }))
+    /// What the settings come to, in a proxy or elsewhere, with these variables set.
+    fn read(text: &str, holds_keys: bool, variables: &[(&str, &str)]) -> Result<Config, Faults> {
+        let mut read = None;
+        Jail::expect_with(|jail| {
+            jail.create_file("molt.toml", text)?;
+            read = Some(Config::read(&Overrides { holds_keys, ..Overrides::default() }, &|name| {
+                variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            }));
+            Ok(())
+        });
+        read.expect("read in the jail")
     }
 
-    /// The price that stands in the settings. None: the list's is meant.
-    fn own_price(&self) -> Result<Option<Price>, String> {
-        let nanos = |usd: Option<Nanos>| usd.map(|usd| usd.0);
-        let (input, output) = match (self.input_usd, self.output_usd) {
-            (Some(input), Some(output)) => (input, output),
-            (None, None) => {
-                let more = [self.cache_read_usd, self.cache_write_usd, self.reasoning_usd, self.request_usd];
-                let alone = more.iter().all(Option::is_none) && self.tiers.is_empty();
-                return if alone { Ok(None) } else { Err("a price needs input_usd and output_usd".to_owned()) };
-            }
-            _ => return Err("a price is both: input_usd and output_usd".to_owned()),
-        };
-        let tier = |tier: &TierSettings| Tier {
-            above_input_tokens: tier.above_input_tokens,
-            input: tier.input_usd.0,
-            output: tier.output_usd.0,
-            cache_read: nanos(tier.cache_read_usd),
-            cache_write: nanos(tier.cache_write_usd),
-            reasoning: nanos(tier.reasoning_usd),
-        };
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn catalog(config: &Config, keyed: &[&str]) -> Result<Catalog, Faults> {
+        config.offer.catalog(&PriceList::built_in(), &names(keyed))
+    }
+
+    #[test]
+    fn every_priced_model_can_be_called_and_a_few_are_shown() {
+        let config = read("", true, &[("OPENAI_API_KEY", "sk-1"), ("ANTHROPIC_API_KEY", "sk-2")]).unwrap();
+        assert_eq!(config.offer.keyed(), names(&["anthropic", "openai"]));
+        let catalog = config.own_catalog().unwrap();
+        let shown: Vec<&str> = catalog.chat_models().map(|model| model.id.as_str()).collect();
+        assert_eq!(shown.len(), 8, "{shown:?}");
+        assert!(catalog.chat_models().all(|model| !model.strengths.is_empty()));
+        let deprecated = catalog.find("anthropic/claude-3-haiku-20240307").unwrap();
+        assert_eq!((deprecated.price.input, deprecated.listed), (250_000_000, false));
+        assert!(catalog.find("venice/llama-3.3-70b").is_none(), "no key");
+        assert!(catalog.resolve("openai/gpt-99").is_empty(), "no price");
+        assert!(catalog.version.0.starts_with("2026-07-02-"));
+        assert_eq!(catalog.find("openai/gpt-5.4").unwrap().price.tiers.len(), 1);
+    }
+
+    #[test]
+    fn only_a_proxy_needs_the_keys() {
+        let text = "default_model = \"venice/llama-3.3-70b\"\n[providers.mine]\nkind = \"openai\"\n\
+                    base_url = \"http://127.0.0.1:1\"\napi_key_file = \"/nowhere/key\"\n";
+        let said = read(text, true, &[]).unwrap_err().to_string();
+        assert!(said.contains("/nowhere/key"), "{said}");
+        let said = read("default_model = \"venice/llama-3.3-70b\"", true, &[]).unwrap_err().to_string();
+        assert!(said.contains("VENICE_API_KEY"), "{said}");
+        let config = read(text, false, &[("OPENAI_API_KEY", "sk-1")]).unwrap();
+        assert_eq!(config.offer.keyed(), names(&[]), "not even one that is there is read");
+        let before = catalog(&config, &[]).unwrap();
+        assert_eq!(before.default_model, "venice/llama-3.3-70b");
+        assert!(before.find("openai/gpt-5.4").is_none());
+        assert!(catalog(&config, &["openai"]).unwrap().find("openai/gpt-5.4").is_some(), "as the proxy says");
+    }
+
+    #[test]
+    fn the_settings_win_over_the_list() {
+        let text = "[providers.openai]\nkind = \"openai\"\nceiling_input_usd = \"30\"\nceiling_output_usd = \"180\"\n\
+            [[providers.openai.models]]\nname = \"gpt-5.4\"\ninput_usd = \"1\"\noutput_usd = \"2\"\nreasoning_usd = \"3\"\n\
+            request_usd = \"0.01\"\ntiers = [{ above_input_tokens = 10, input_usd = \"4\", output_usd = \"5\" }]\n\
+            [[providers.openai.models]]\nname = \"gone-by-now\"\n\
+            [aliases]\nbest = [\"openai/gpt-5.4\", \"openai/o3\"]\n";
+        let config = read(text, true, &[("OPENAI_API_KEY", "sk-1")]).unwrap();
+        let catalog = config.own_catalog().unwrap();
+        let tier = Tier { above_input_tokens: 10, input: 4_000_000_000, output: 5_000_000_000, ..Tier::default() };
         let price = Price {
-            input: input.0,
-            output: output.0,
-            cache_read: nanos(self.cache_read_usd),
-            cache_write: nanos(self.cache_write_usd),
-            reasoning: nanos(self.reasoning_usd),
-            per_request: nanos(self.request_usd).unwrap_or_default(),
-            tiers: self.tiers.iter().map(tier).collect(),
+            reasoning: Some(3_000_000_000),
+            per_request: 10_000_000,
+            tiers: vec![tier],
+            ..Price::flat(1_000_000_000, 2_000_000_000)
         };
-        price.validate().map_err(|error| error.to_string())?;
-        Ok(Some(price))
+        let own = catalog.find("openai/gpt-5.4").unwrap();
+        assert_eq!((&own.price, own.context_window, &*own.name), (&price, 922_000, "GPT-5.4"));
+        let best: Vec<_> = catalog.resolve("best").into_iter().map(|target| target.id).collect();
+        assert_eq!(best, ["openai/gpt-5.4", "openai/o3"]);
+        let unknown = catalog.resolve("openai/gpt-99");
+        assert_eq!((unknown[0].facts.price.output, unknown[0].ceiling), (180_000_000_000, true));
+        assert!(catalog.prices().contains_key("openai/*"));
+    }
+
+    #[test]
+    fn faults_of_models_are_named_at_once() {
+        let text = "[providers.a]\nkind = \"openai\"\nbase_url = \"http://a\"\nceiling_input_usd = \"1\"\n\
+            [providers.b]\nkind = \"openai\"\nbase_url = \"http://b\"\n\
+            [[providers.b.models]]\nname = \"half\"\ninput_usd = \"1\"\n\
+            [providers.molt]\nkind = \"practice\"\n";
+        let said = read(text, true, &[]).unwrap_err().to_string();
+        for part in ["ceiling_output_usd", "providers.b: half", "providers.molt"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        let text = "[aliases]\nbest = [\"nobody/x\"]\nFast = [\"practice/practice-1\"]\nnone = []\n";
+        let said = read(text, true, &[]).unwrap_err().to_string();
+        for part in ["aliases.best", "aliases.Fast", "aliases.none"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        let text = "embedding_model = \"openai/gpt-5.4\"\n\
+            [aliases]\nbest = [\"openai/gpt-99\"]\nmixed = [\"openai/gpt-5.4\", \"openai/text-embedding-3-small\"]\n";
+        let config = read(text, true, &[("OPENAI_API_KEY", "sk-1")]).unwrap();
+        let said = config.own_catalog().unwrap_err().to_string();
+        for part in ["embedding_model", "aliases.best", "aliases.mixed"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
     }
 }

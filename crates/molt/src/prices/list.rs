@@ -264,7 +264,10 @@ impl Listed {
     /// written out in the settings by somebody who means it.
     fn price(&self) -> Option<Price> {
         let limit = self.limit.clone().unwrap_or_default();
-        let speaks = self.modalities.as_ref().is_none_or(|kinds| kinds.output.iter().any(|kind| kind == "text"));
+        let speaks = self
+            .modalities
+            .as_ref()
+            .is_none_or(|kinds| kinds.output.is_empty() || kinds.output.iter().any(|k| k == "text"));
         let price = self.own_price();
         (speaks && limit.input != Some(0) && limit.output != Some(0) && !price.is_free()).then_some(price)
     }
