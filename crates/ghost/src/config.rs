@@ -15,6 +15,7 @@ use crate::upstream::MasterKey;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub providers: Vec<ProviderConfig>,
+    /// Prices change while the proxy runs; each call holds the ones that it began with.
     pub catalog: CatalogInForce,
     /// The journal lives in `<data_dir>/ghost`.
     pub data_dir: PathBuf,

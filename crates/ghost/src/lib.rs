@@ -5,6 +5,7 @@
 mod admission;
 mod answer;
 mod body;
+mod book;
 mod books;
 mod call;
 mod config;
@@ -41,6 +42,7 @@ use url::Url;
 use admission::Admission;
 use answer::Refusal;
 use body::Buffers;
+use book::Book;
 use books::Books;
 use journal::Journal;
 use routes::Routes;
@@ -87,6 +89,7 @@ struct Inner {
     journal: Arc<Journal>,
     books: Books,
     routes: Routes,
+    book: Book,
     buffers: Buffers,
     calls: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -103,6 +106,7 @@ impl Ghost {
         let journal = Arc::new(journal);
         let books = Books::start(store.clone(), Arc::clone(&clock), Arc::clone(&journal), recovered);
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
+        let book = Book::new(store.clone());
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
         Ok(Self(Arc::new(Inner {
             clock,
@@ -113,6 +117,7 @@ impl Ghost {
             journal,
             books,
             routes: Routes::default(),
+            book,
             buffers: Buffers::default(),
             calls: Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX)),
             tasks: TaskTracker::new(),

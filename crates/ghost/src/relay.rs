@@ -102,6 +102,11 @@ impl Streaming {
         loop {
             match &mut self.state {
                 State::Open(open) => match ready!(open.poll_heard(context)) {
+                    // With the provider's last bytes goes all that is still owed: one write less.
+                    Heard::Bytes(bytes) if open.body.is_ended() => {
+                        let rest = open.finish(End::Whole);
+                        self.state = State::Last(if rest.is_empty() { bytes } else { [bytes, rest].concat().into() });
+                    }
                     Heard::Bytes(bytes) if bytes.is_empty() => {}
                     Heard::Bytes(bytes) => return Poll::Ready(Some(bytes)),
                     Heard::End(end) => self.state = State::Last(open.finish(end)),

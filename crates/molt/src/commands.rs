@@ -13,7 +13,7 @@ use crate::data::DataDir;
 use crate::database::Database;
 
 /// Who the audit log names when somebody with the machine's command line acts.
-const ACTOR: &str = "command line";
+pub(crate) const ACTOR: &str = "command line";
 
 /// A Ghost Key for a program of this person's. Printed once, on a line of its own.
 pub async fn create_key(config: &Config, email: &str, label: &str, cap: Option<Nanos>) -> anyhow::Result<()> {
@@ -82,7 +82,7 @@ pub fn openapi() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open(config: &Config) -> anyhow::Result<(Store, Time)> {
+pub(crate) async fn open(config: &Config) -> anyhow::Result<(Store, Time)> {
     let data = DataDir::look(&config.data_dir);
     let url = Database::reach(config, &data).await?;
     let store = Store::connect(&url, data.seal_key(config)?).await.context("the database doesn't answer")?;

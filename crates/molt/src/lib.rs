@@ -12,6 +12,7 @@ pub mod install;
 pub mod log;
 pub mod npm;
 pub mod outdated;
+pub mod prices;
 pub mod screen;
 pub mod serve;
 pub mod signal;

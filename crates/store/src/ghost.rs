@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use molt_model::{BotId, KeyId, Nanos, Time, UserId};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -267,19 +266,6 @@ impl SystemTx {
         let sql = "update molt.ghost_keys set revoked_at = $2 where id = $1 and revoked_at is null";
         let done = sqlx::query(sql).bind(key.0).bind(now).execute(&mut *self.tx).await?;
         Ok(done.rows_affected() == 1)
-    }
-
-    /// Keeps a price book that usage rows will name. Books never change: a version that is there stays as it is.
-    pub async fn keep_price_book(&mut self, version: &str, prices: &Value, now: Time) -> Result<()> {
-        sqlx::query(
-            "insert into molt.price_books (version, prices, created_at) values ($1, $2, $3) on conflict do nothing",
-        )
-        .bind(version)
-        .bind(prices)
-        .bind(now)
-        .execute(&mut *self.tx)
-        .await?;
-        Ok(())
     }
 }
 

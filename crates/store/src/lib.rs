@@ -15,6 +15,7 @@ pub mod local;
 pub mod mail;
 mod migrate;
 pub mod outbox;
+pub mod prices;
 mod seal;
 pub mod sessions;
 pub mod sweep;

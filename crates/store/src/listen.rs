@@ -36,6 +36,8 @@ pub enum Channel {
     BudgetFreed(UserId),
     /// A log-in of this user ended: what it opened ends too.
     Sessions(String),
+    /// A price list was imported, or a proxy has other keys: catalogues are made anew.
+    Prices,
     /// The connection was lost for a while; look at everything.
     All,
 }
@@ -55,6 +57,7 @@ impl Channel {
             Self::BudgetWanted(user) => format!("budget-wanted {user}"),
             Self::BudgetFreed(user) => format!("budget-freed {user}"),
             Self::Sessions(user) => format!("sessions {user}"),
+            Self::Prices => "prices".to_owned(),
             Self::All => "all".to_owned(),
         }
     }
@@ -71,6 +74,7 @@ impl Channel {
             ("budget-wanted", user) => user.parse().map_or(Self::All, Self::BudgetWanted),
             ("budget-freed", user) => user.parse().map_or(Self::All, Self::BudgetFreed),
             ("sessions", user) => Self::Sessions(user.to_owned()),
+            ("prices", _) => Self::Prices,
             _ => Self::All,
         }
     }

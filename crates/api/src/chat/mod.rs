@@ -204,7 +204,8 @@ impl Relays {
             | Channel::Admission(_)
             | Channel::BudgetWanted(_)
             | Channel::BudgetFreed(_)
-            | Channel::Sessions(_) => false,
+            | Channel::Sessions(_)
+            | Channel::Prices => false,
         }
     }
 

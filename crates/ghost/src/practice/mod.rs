@@ -25,7 +25,6 @@ mod words;
 
 use std::time::Duration;
 
-use http::HeaderValue;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -87,10 +86,8 @@ impl Practice {
     }
 
     fn given(&self, streams: bool, pieces: Pieces) -> Reply {
-        let content_type = if streams { "text/event-stream; charset=utf-8" } else { "application/json" };
         Reply {
             streams,
-            content_type: Some(HeaderValue::from_static(content_type)),
             body: ReplyBody::Practice(PracticeBody::new(pieces, self.pace)),
         }
     }

@@ -23,7 +23,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderValue;
 
 use crate::StartError;
 use crate::answer::Refusal;
@@ -58,8 +57,6 @@ pub(crate) trait Departure: Send + Sync {
 pub(crate) struct Reply {
     /// The provider streams: the body is server-sent events.
     pub(crate) streams: bool,
-    /// As the provider said it.
-    pub(crate) content_type: Option<HeaderValue>,
     pub(crate) body: ReplyBody,
 }
 
@@ -95,7 +92,6 @@ impl ReplyBody {
     }
 
     /// The last bytes were given on; known with them, not only after them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the relay that asks comes with the new data path"))]
     pub(crate) fn is_ended(&self) -> bool {
         match self {
             Self::Wire(body) => body.is_ended(),

@@ -242,7 +242,7 @@ impl Provider {
             let kind = content_type.as_ref().map(|value| value.as_bytes().trim_ascii_start()).unwrap_or_default();
             let stream = b"text/event-stream";
             let streams = kind.get(..stream.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(stream));
-            return Ok(Reply { streams, content_type, body: ReplyBody::Wire(body) });
+            return Ok(Reply { streams, body: ReplyBody::Wire(body) });
         }
         let text = tokio::time::timeout(ERROR_BODY_TIME_MAX, beginning(&mut body)).await.unwrap_or_default();
         tracing::warn!(provider = self.name, status = status.as_u16(), "a provider refused a call");

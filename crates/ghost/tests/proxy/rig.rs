@@ -117,7 +117,7 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
             openai("down", "http://127.0.0.1:1/v1"),
             practice,
         ],
-        catalog: Arc::new(catalog),
+        catalog: catalog.into(),
         data_dir: folder,
         public_url: "https://molt.example".parse().unwrap(),
         monthly_cap_nanos: Nanos::dollars(50),

@@ -7,6 +7,7 @@ mod isolation;
 mod journey;
 mod live;
 mod money;
+mod prices;
 mod stack;
 mod startup;
 mod tidy;
