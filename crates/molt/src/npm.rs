@@ -36,11 +36,11 @@ pub struct Pinned {
 /// What stands in the way, in a sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum NpmError {
-    #[error("npm is not on this machine; install Node 20 or newer, which brings it, and start again")]
+    #[error("npm is not on this machine; install Node 20 or newer, which brings it")]
     Missing,
     #[error("npm can't reach its registry, which {title} comes from; check the network (or npm's proxy settings)")]
     Unreachable { title: &'static str },
-    #[error("npm could not fetch all of {title}: {missing} is missing; check the network, then start again")]
+    #[error("npm could not fetch all of {title} ({missing} is missing); check the network")]
     Incomplete { title: &'static str, missing: String },
     #[error("the disk is full: {title} needs about {need_mib} MiB in {}; make room", folder.display())]
     DiskFull { title: &'static str, need_mib: u64, folder: PathBuf },
