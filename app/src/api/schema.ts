@@ -678,7 +678,7 @@ export interface components {
         };
         CapBody: {
             /** @description US dollars as a decimal string, such as `"12.50"`; null takes the person's own cap away. */
-            cap_usd?: string | null;
+            cap_usd: string | null;
         };
         CapView: {
             cap_max_usd: string;

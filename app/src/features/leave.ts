@@ -39,7 +39,7 @@ export async function logOut(): Promise<void> {
 /** Asks for the person to be erased; the server ends every log-in of theirs at once. */
 export async function eraseMe(): Promise<void> {
   await api.eraseMe();
-  session.ended();
+  session.erased();
   leaveNothing();
 }
 

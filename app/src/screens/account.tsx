@@ -95,7 +95,7 @@ function Assistants() {
         </Text>
       ) : (
         <View className="flex-row">
-          <Button small kind="plain" icon="plus" label="Another assistant" onPress={() => router.push('/new')} testID="account-new-bot" />
+          <Button small kind="quiet" icon="plus" label="Another assistant" onPress={() => router.push('/new')} testID="account-new-bot" />
         </View>
       )}
     </Card>

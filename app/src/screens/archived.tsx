@@ -72,29 +72,30 @@ function ArchivedRow({
       onError: (error) => toast(sentence(error), 'bad'),
     });
   return (
-    <View role="listitem" className={`flex-row items-center gap-2 py-2 pl-2 pr-3 ${first ? '' : 'border-t border-line'}`}>
+    <View role="listitem" className={`flex-row flex-wrap items-center gap-x-2 px-3 py-2 ${first ? '' : 'border-t border-line'}`}>
       <Pressable
         testID={`archived-${id}`}
         role="link"
-        aria-label={`Read ${title}`}
         onPress={() => router.push({ pathname: '/bots/[bot]', params: { bot, c: id } })}
-        className="min-h-12 shrink grow basis-0 justify-center rounded-xl px-3 hover:bg-sunken"
+        className="min-h-12 min-w-56 shrink grow basis-0 justify-center rounded-xl px-2 py-1 hover:bg-sunken"
       >
-        <Text numberOfLines={1}>{title}</Text>
+        <Text numberOfLines={2}>{title}</Text>
         <Text size="sm" tone="muted">
           {fullDate(conversation.updated_at)}
         </Text>
       </Pressable>
-      <Button
-        small
-        kind="quiet"
-        label="Bring back"
-        hint={`Bring ${title} back`}
-        onPress={back}
-        busy={restore.isPending}
-        testID={`archived-restore-${id}`}
-      />
-      <IconButton icon="trash" label={`Delete ${title}`} onPress={onDelete} testID={`archived-delete-${id}`} />
+      <View className="ml-auto flex-row items-center gap-2">
+        <Button
+          small
+          kind="quiet"
+          label="Bring back"
+          hint={`Bring back ${title}`}
+          onPress={back}
+          busy={restore.isPending}
+          testID={`archived-restore-${id}`}
+        />
+        <IconButton icon="trash" label={`Delete ${title}`} onPress={onDelete} testID={`archived-delete-${id}`} />
+      </View>
     </View>
   );
 }

@@ -18,13 +18,7 @@ import { TypeToConfirm } from './type-to-confirm';
 export function DeleteAccount({ user }: { user: User }) {
   const [asking, setAsking] = useState(false);
   const erase = useChange(eraseMe, []);
-  const confirm = () =>
-    erase.mutate(undefined, {
-      onSuccess: () => {
-        router.replace('/log-in');
-        toast('Your account is deleted.');
-      },
-    });
+  const confirm = () => erase.mutate(undefined, { onSuccess: () => router.replace('/log-in') });
   return (
     <Card title="Delete account">
       <Text tone="muted">Ends everything here, for good. You see what is lost before you confirm.</Text>

@@ -7,6 +7,7 @@ import { sentence } from '@/api/problem';
 import { missingIn } from '@/features/session/forms';
 import { useChange } from '@/features/queries';
 import { useDoor } from '@/features/session/use-door';
+import { useSession } from '@/features/session/use-session';
 import { Banner } from '@/ui/banner';
 import { Button } from '@/ui/button';
 import { Text } from '@/ui/text';
@@ -15,10 +16,13 @@ import { DoorForm } from './door-form';
 
 export function LogIn() {
   const door = useDoor();
+  const state = useSession();
+  const erased = state.status === 'signed-out' && state.erased;
+  const line = door.next ? 'Log in, and you go on where you were.' : 'Your assistant has kept everything.';
   return (
     <Door
-      title="Welcome back"
-      line={door.next ? 'Log in, and you go on where you were.' : 'Your assistant has kept everything.'}
+      title={erased ? 'Goodbye' : 'Welcome back'}
+      line={erased ? 'Your account is deleted, and your assistants with it.' : line}
       testID="log-in"
     >
       <DoorForm

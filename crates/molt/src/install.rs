@@ -43,8 +43,6 @@ pub const POSTGRES_MAJOR: u32 = 18;
 const RETRY_SOON: Duration = Duration::from_secs(5);
 /// After a failure that took a whole download, the pause doubles up to this.
 const RETRY_LAST: Duration = Duration::from_secs(5 * 60);
-/// An attempt after a failed one counts as under way from here on: below it may be another program that fills the disk.
-const PERCENT_THAT_FLOWS: u8 = 3;
 /// Large enough that reading costs little, small enough to be forgotten.
 const DIGEST_PIECE_BYTES: usize = 64 * 1024;
 /// The oldest Node that this OpenClaw accepts; looked for only where npm has no Node for the machine.
@@ -104,7 +102,7 @@ async fn fetch(pinned: &Pinned, command: CommandOf, parent: &Path, state: &watch
 /// What stood in the way stands until something really comes, so that a bot's page doesn't change its mind at every try.
 fn tell_progress(state: &watch::Sender<RuntimeState>, percent: u8) {
     let failed = matches!(*state.borrow(), RuntimeState::Failed { .. });
-    if !failed || percent >= PERCENT_THAT_FLOWS {
+    if !failed || percent > 0 {
         let sentence = "Fetching OpenClaw, once for this machine".to_owned();
         tell(state, RuntimeState::Installing { percent, sentence });
     }
@@ -318,12 +316,10 @@ mod tests {
     fn a_new_attempt_says_nothing_until_something_comes() {
         let failed = RuntimeState::Failed { sentence: "away".into() };
         let (state, told) = watch::channel(failed.clone());
-        for percent in 0..PERCENT_THAT_FLOWS {
-            tell_progress(&state, percent);
-        }
+        tell_progress(&state, 0);
         assert!(!told.has_changed().unwrap());
-        tell_progress(&state, PERCENT_THAT_FLOWS);
-        assert!(matches!(*told.borrow(), RuntimeState::Installing { percent: PERCENT_THAT_FLOWS, .. }));
+        tell_progress(&state, 1);
+        assert!(matches!(*told.borrow(), RuntimeState::Installing { percent: 1, .. }));
         tell_progress(&state, 0);
         assert!(matches!(*told.borrow(), RuntimeState::Installing { percent: 0, .. }));
         assert!(tell(&state, failed.clone()) && !tell(&state, failed));

@@ -170,3 +170,46 @@ async fn asked(closing: &mut watch::Receiver<bool>) {
     // An error: the last clone is gone, which ends this task anyway.
     let _ = closing.wait_for(|closing| *closing).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::database;
+
+    #[tokio::test]
+    async fn a_closed_store_has_no_connection_left() {
+        let database = database().await;
+        let mut wakeups = database.store.wakeups().subscribe();
+        database.execute("select pg_notify('molt', 'sessions somebody')").await;
+        let open =
+            "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'molt'";
+        // A lost notification was sent before anybody listened; then the first word is that somebody does.
+        wakeups.recv().await.unwrap();
+        assert!(database.count(open).await >= 2, "the pool's and the listening one");
+        database.store.close().await;
+        let began = std::time::Instant::now();
+        while database.count(open).await > 0 {
+            assert!(began.elapsed() < Duration::from_secs(10), "a connection is left");
+        }
+        assert_eq!(database.store.wakeups().clone().close().await, (), "twice is once");
+    }
+
+    #[test]
+    fn a_channel_is_read_back_from_its_payload() {
+        let channels = [
+            Channel::Events("u".to_owned()),
+            Channel::Chat("b".to_owned()),
+            Channel::Fleet,
+            Channel::Runs,
+            Channel::Outbox,
+            Channel::Inbox,
+            Channel::Admission,
+            Channel::Sessions("u".to_owned()),
+            Channel::All,
+        ];
+        for channel in channels {
+            assert_eq!(Channel::parse(&channel.payload()), channel);
+        }
+        assert_eq!(Channel::parse("from a newer version"), Channel::All);
+    }
+}

@@ -17,7 +17,7 @@ import { Button, IconButton } from '@/ui/button';
 import { useIsDesk } from '@/ui/layout';
 import { useTitle } from '@/ui/title';
 import { Skeleton } from '@/ui/spinner';
-import { Text } from '@/ui/text';
+import { Heading, Text } from '@/ui/text';
 import { toast } from '@/ui/toast';
 import { Composer } from './composer';
 import { EmptyChat } from './empty';
@@ -88,9 +88,9 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
       />
       <View className="shrink grow">
         <View className="flex-row items-center gap-2">
-          <Text weight="bold" numberOfLines={1} className="shrink">
+          <Heading size="base" weight="bold" numberOfLines={1} className="shrink">
             {bot.bot_name}
-          </Text>
+          </Heading>
           <View className={`h-2 w-2 rounded-full ${dot}`} aria-hidden />
           <Text size="xs" tone="muted" className="shrink-0" numberOfLines={1} testID="bot-status">
             {bot.status === 'provisioning' ? 'starting' : bot.status === 'error' ? 'needs you' : bot.status}
@@ -98,6 +98,7 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
         </View>
         <Text size="xs" tone="muted" numberOfLines={1} testID="chat-title">
           {conversationTitle(listed ?? { id: conversation, title: '' })}
+          {listed?.archived ? ' · archived' : ''}
         </Text>
       </View>
     </View>
@@ -187,9 +188,9 @@ function Announcer({ turn }: { turn: Turn | undefined }) {
 
 function Drawer({ open, onClose, children }: { open: boolean; onClose: () => void; children: ReactNode }) {
   return (
-    <Modal visible={open} transparent animationType="fade" onRequestClose={onClose}>
+    <Modal visible={open} transparent animationType="fade" onRequestClose={onClose} aria-label="Side panel">
       <View className="flex-1 flex-row">
-        <View className="h-full w-80 max-w-[85%] border-r border-line bg-sunken" role="dialog" aria-label="Side panel" testID="drawer">
+        <View className="h-full w-80 max-w-[85%] border-r border-line bg-sunken" testID="drawer">
           {children}
         </View>
         <Pressable role="button" className="flex-1 bg-veil" onPress={onClose} aria-label="Close the side panel" testID="drawer-close" />

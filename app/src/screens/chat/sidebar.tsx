@@ -88,7 +88,7 @@ function Conversations({ bot, current, onChoose, onArchived, onDeleted }: Sideba
   const [deleting, setDeleting] = useState<Conversation | null>(null);
   const away = archived(list.data?.items ?? []).length;
   return (
-    <ScrollView className="flex-1" contentContainerClassName="gap-0.5">
+    <ScrollView className="-mx-1 flex-1" contentContainerClassName="gap-0.5 p-1">
       {list.isPending ? <Skeleton lines={3} /> : null}
       {list.error ? <Fault error={list.error} onRetry={() => void list.refetch()} testID="conversations-fault" /> : null}
       {list.data

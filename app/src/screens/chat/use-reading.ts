@@ -7,6 +7,8 @@ import type { Turn } from '@/features/chat/turns';
 
 /** Closer than this to the end counts as being there. */
 const AT_END_PX = 80;
+/** Less is a rounding of heights. */
+const GROWN_PX = 2;
 /** Earlier messages are asked for when this much is left above. */
 const NEAR_START_PX = 400;
 
@@ -26,6 +28,7 @@ export function useReading(turns: readonly Turn[], more: boolean, onEarlier: () 
     page.firstKey = firstKey;
     if (typeof node?.scrollHeight !== 'number') return;
     if (grew) node.scrollTop += node.scrollHeight - page.height;
+    else if (page.atEnd) node.scrollTop = node.scrollHeight;
     page.height = node.scrollHeight;
   }, [firstKey]);
 
@@ -36,6 +39,8 @@ export function useReading(turns: readonly Turn[], more: boolean, onEarlier: () 
   }, [justSent, toEnd]);
 
   const onScroll = ({ nativeEvent: { contentOffset, contentSize, layoutMeasurement } }: NativeSyntheticEvent<NativeScrollEvent>) => {
+    // The content has grown since the end was last shown: nobody went away from it, and it is shown again in a moment.
+    if (at.current.atEnd && contentSize.height - at.current.height > GROWN_PX) return;
     const atEnd = contentSize.height - contentOffset.y - layoutMeasurement.height < AT_END_PX;
     at.current.atEnd = atEnd;
     if (atEnd === away) setAway(!atEnd);

@@ -65,6 +65,7 @@ async fn ticket(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SocketQuery {
     ticket: Option<String>,
 }

@@ -10,5 +10,6 @@ mod money;
 mod prices;
 mod stack;
 mod startup;
+mod stop;
 mod tidy;
 mod wrong_input;
