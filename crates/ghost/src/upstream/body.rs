@@ -336,18 +336,14 @@ mod tests {
         }
 
         #[test]
-        fn a_body_that_lost_or_changed_a_byte_never_looks_whole_with_other_marks(
+        fn a_body_that_stops_early_never_looks_whole(
             sizes in proptest::collection::vec(1usize..40, 1..5), at in any::<prop::sample::Index>(),
         ) {
-            let data = [b'.'; 200];
-            let mut bytes = wire(&data, &sizes, "");
-            bytes.remove(at.index(bytes.len()));
+            let mut bytes = wire(&[b'.'; 200], &sizes, "");
+            bytes.truncate(at.index(bytes.len()));
             let mut framing = Framing::Chunked(Chunks::default());
-            let read = through(&mut framing, std::iter::once(bytes));
-            let same = matches!(&read, Ok((out, 0)) if out == &data && framing.is_ended());
-            // Only a byte of the trailer's text can go without a trace.
-            let short = matches!(&read, Err(_)) || !framing.is_ended() || same;
-            prop_assert!(short, "{:?}", read);
+            let (out, after) = through(&mut framing, std::iter::once(bytes)).unwrap();
+            prop_assert!(out.len() <= 200 && after == 0 && !framing.is_ended());
         }
 
         #[test]

@@ -11,6 +11,8 @@ use serde::Deserialize;
 /// After a key was refused; a mended account works again soon, a dead key costs one call a rest.
 const REFUSED_REST: Duration = Duration::from_secs(30);
 const REFUSED_REST_MAX: Duration = Duration::from_secs(600);
+/// Refusals in a row that may be the caller's fault: a model that the account hasn't, an input that is not allowed.
+const DOUBTS_MAX: u32 = 3;
 /// Of one provider. More is a mistake in a file.
 pub(super) const KEYS_MAX: usize = 100;
 const WEIGHT_MAX: u32 = 1000;
@@ -53,6 +55,8 @@ struct Key {
     rest: Option<Rest>,
     /// In a row.
     refusals: u32,
+    /// In a row, and not enough yet to let it rest.
+    doubts: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -63,7 +67,7 @@ struct Rest {
 
 /// The key of one attempt.
 pub(super) struct Chosen {
-    number: u64,
+    pub(super) number: u64,
     pub(super) secret: Option<Arc<SecretString>>,
     /// It was refused before: an answer clears its record.
     marked: bool,
@@ -103,21 +107,21 @@ impl Keyring {
                 None => {
                     ring.next_number += 1;
                     let number = ring.next_number;
-                    Key { number, secret: secret.map(Arc::new), weight, behind: 0, rest: None, refusals: 0 }
+                    Key { number, secret: secret.map(Arc::new), weight, behind: 0, rest: None, refusals: 0, doubts: 0 }
                 }
             };
             ring.keys.push(key);
         }
     }
 
-    /// The next key by weight among those that don't rest.
-    pub(super) fn choose(&self, now: Instant) -> Result<Chosen, AllRest> {
+    /// The next key by weight among those that don't rest and that this call hasn't tried.
+    pub(super) fn choose(&self, now: Instant, tried: &[u64]) -> Result<Chosen, AllRest> {
         let mut ring = self.lock();
         let mut all = 0;
         let mut best: Option<usize> = None;
         for at in 0..ring.keys.len() {
             let key = &mut ring.keys[at];
-            if key.rest.is_some_and(|rest| rest.until > now) {
+            if key.rest.is_some_and(|rest| rest.until > now) || tried.contains(&key.number) {
                 continue;
             }
             key.behind += key.weight;
@@ -129,12 +133,17 @@ impl Keyring {
         let Some(best) = best else { return Err(ring.all_rest(now)) };
         let key = &mut ring.keys[best];
         key.behind -= all;
-        Ok(Chosen { number: key.number, secret: key.secret.clone(), marked: key.refusals > 0 })
+        Ok(Chosen { number: key.number, secret: key.secret.clone(), marked: key.refusals + key.doubts > 0 })
     }
 
-    /// The provider doesn't take the key: it rests, longer each time.
-    pub(super) fn refused(&self, chosen: &Chosen, now: Instant) {
+    /// The provider doesn't take the key: it rests, longer each time. Where it may be the call that isn't taken, only
+    /// after some in a row, so that no caller can lay a key to rest for all others with one call.
+    pub(super) fn refused(&self, chosen: &Chosen, now: Instant, surely: bool) {
         self.with(chosen, |key| {
+            key.doubts += 1;
+            if !surely && key.doubts < DOUBTS_MAX {
+                return;
+            }
             // Calls that were out together tell of one refusal, not of many.
             if key.rest.is_some_and(|rest| rest.until > now && !rest.busy) {
                 return;
@@ -157,7 +166,7 @@ impl Keyring {
 
     pub(super) fn accepted(&self, chosen: &Chosen) {
         if chosen.marked {
-            self.with(chosen, |key| key.refusals = 0);
+            self.with(chosen, |key| (key.refusals, key.doubts) = (0, 0));
         }
     }
 
@@ -237,7 +246,8 @@ mod tests {
     }
 
     fn chosen(ring: &Keyring, now: Instant) -> String {
-        ring.choose(now).map_or_else(|rest| format!("{} {}", rest.wait.as_secs(), rest.busy), |chosen| name(&chosen))
+        ring.choose(now, &[])
+            .map_or_else(|rest| format!("{} {}", rest.wait.as_secs(), rest.busy), |chosen| name(&chosen))
     }
 
     fn name(chosen: &Chosen) -> String {
@@ -249,7 +259,7 @@ mod tests {
         let (ring, now) = (ring("# ours\n a 5\n\nb\t1\nc"), Instant::now());
         let round: Vec<String> = (0..14).map(|_| chosen(&ring, now)).collect();
         assert_eq!(round.concat(), "aabacaaaabacaa");
-        ring.busy(&ring.choose(now).unwrap(), now, Duration::from_secs(3));
+        ring.busy(&ring.choose(now, &[]).unwrap(), now, Duration::from_secs(3));
         let pair: Vec<String> = (0..4).map(|_| chosen(&ring, now)).collect();
         assert!(pair.concat() == "bcbc" || pair.concat() == "cbcb", "{pair:?}");
         let keyless = Keyring::new(Vec::new()).unwrap();
@@ -260,11 +270,11 @@ mod tests {
     fn a_refused_key_rests_longer_each_time_until_it_works() {
         let (ring, mut now) = (ring("a\nb"), Instant::now());
         let refuse = |wanted: &str, now| loop {
-            let chosen = ring.choose(now).unwrap();
+            let chosen = ring.choose(now, &[]).unwrap();
             if name(&chosen) == wanted {
                 // Two calls under the key at once are refused together.
-                ring.refused(&chosen, now);
-                return ring.refused(&chosen, now);
+                ring.refused(&chosen, now, true);
+                return ring.refused(&chosen, now, true);
             }
         };
         refuse("a", now);
@@ -273,7 +283,7 @@ mod tests {
         assert_eq!(chosen(&ring, now), "30 false");
         ring.set(parse("b 7\nc").unwrap());
         assert_eq!([(); 2].map(|()| chosen(&ring, now)), ["c"; 2], "a new key works, the old one rests on");
-        ring.busy(&ring.choose(now).unwrap(), now, Duration::from_secs(2));
+        ring.busy(&ring.choose(now, &[]).unwrap(), now, Duration::from_secs(2));
         assert_eq!(chosen(&ring, now), "2 true");
         ring.set(parse("b").unwrap());
         for rest in [60, 120, 240, 480, 600, 600] {
@@ -282,8 +292,23 @@ mod tests {
             assert_eq!(chosen(&ring, now), format!("{rest} false"));
         }
         now += REFUSED_REST_MAX;
-        ring.accepted(&ring.choose(now).unwrap());
+        ring.accepted(&ring.choose(now, &[]).unwrap());
         refuse("b", now);
+        assert_eq!(chosen(&ring, now), "30 false");
+    }
+
+    #[test]
+    fn what_may_be_the_callers_fault_lays_a_key_to_rest_only_after_three_in_a_row() {
+        let (ring, now) = (ring("a"), Instant::now());
+        let doubt = || ring.refused(&ring.choose(now, &[]).unwrap(), now, false);
+        doubt();
+        doubt();
+        ring.accepted(&ring.choose(now, &[]).unwrap());
+        doubt();
+        doubt();
+        let key = ring.choose(now, &[]).unwrap();
+        assert_eq!(ring.choose(now, &[key.number]).err(), Some(AllRest { wait: Duration::ZERO, busy: false }));
+        doubt();
         assert_eq!(chosen(&ring, now), "30 false");
     }
 

@@ -24,7 +24,7 @@ use crate::surface::Surface;
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(180);
 const ATTEMPTS_MAX: u32 = 3;
 /// Keys tried for one call beside its attempts; a refused key costs a round trip, and its caller waits.
-const KEYS_TRIED_MAX: u32 = 8;
+const KEYS_TRIED_MAX: usize = 8;
 /// No new attempt after this, so that the runtime's own patience isn't used up.
 const PATIENCE: Duration = Duration::from_secs(20);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -74,7 +74,10 @@ enum Step {
 struct Tries {
     attempts: u32,
     attempts_max: u32,
-    keys: u32,
+    /// Keys that were tried beside the attempts, refused and busy ones.
+    keys: usize,
+    /// Not to be asked again by this call.
+    refused: Vec<u64>,
     /// The provider said something: it is there.
     answered: bool,
     /// It failed, the last time.
@@ -146,9 +149,10 @@ impl Provider {
     ) -> Result<Reply, Failed> {
         let pass = self.breaker.pass(Instant::now()).map_err(|wait| Failed::Next(scrub::unavailable(wait)))?;
         let attempts_max = if pass.is_probe() { 1 } else { ATTEMPTS_MAX };
-        let mut tries = Tries { attempts: 0, attempts_max, keys: 0, answered: false, failed: false };
+        let mut tries =
+            Tries { attempts: 0, attempts_max, keys: 0, refused: Vec::new(), answered: false, failed: false };
         loop {
-            let step = match self.keys.choose(Instant::now()) {
+            let step = match self.keys.choose(Instant::now(), &tries.refused) {
                 Err(rest) => tries.all_keys_rest(rest, patience, Instant::now()),
                 Ok(key) => match self.attempt(surface, body, origin, departure, &key).await {
                     Ok(reply) => {
@@ -159,7 +163,7 @@ impl Provider {
                     Err(trouble) => {
                         departure.returned();
                         self.tell(&key, &trouble);
-                        tries.after(trouble, patience, Instant::now())
+                        tries.after(trouble, key.number, patience, Instant::now())
                     }
                 },
             };
@@ -185,9 +189,13 @@ impl Provider {
 
     fn tell(&self, key: &Chosen, trouble: &Trouble) {
         match trouble {
-            Trouble::Key => {
-                tracing::error!(provider = self.name, "a provider refuses one of this installation's keys: check it");
-                self.keys.refused(key, Instant::now());
+            Trouble::Key { surely } => {
+                tracing::error!(
+                    provider = self.name,
+                    surely,
+                    "a provider refuses one of this installation's keys: check it"
+                );
+                self.keys.refused(key, Instant::now(), *surely);
             }
             Trouble::Busy(rest) => self.keys.busy(key, Instant::now(), *rest),
             Trouble::Caller(_) => self.keys.accepted(key),
@@ -264,17 +272,23 @@ async fn beginning(body: &mut WireBody) -> Vec<u8> {
 
 impl Tries {
     /// All the ifs about what comes next, and nothing else.
-    fn after(&mut self, trouble: Trouble, patience: Patience, now: Instant) -> Step {
+    fn after(&mut self, trouble: Trouble, key: u64, patience: Patience, now: Instant) -> Step {
         self.failed = matches!(trouble, Trouble::Away { .. });
         self.answered |= !matches!(trouble, Trouble::Away { .. } | Trouble::Here);
         let (again, wait) = match trouble {
             Trouble::Caller(refusal) => return Step::Fail(Failed::Final(refusal)),
             Trouble::Here => return Step::Fail(Failed::Final(scrub::unavailable(scrub::RETRY_AFTER))),
-            Trouble::Key | Trouble::Busy(_) if self.keys < KEYS_TRIED_MAX && patience.has(now, Duration::ZERO) => {
+            Trouble::Key { .. } | Trouble::Busy(_)
+                if self.keys < KEYS_TRIED_MAX && patience.has(now, Duration::ZERO) =>
+            {
                 self.keys += 1;
+                // A busy one may be waited for.
+                if matches!(trouble, Trouble::Key { .. }) {
+                    self.refused.push(key);
+                }
                 return Step::OtherKey;
             }
-            Trouble::Key => return Step::Fail(Failed::Next(scrub::unavailable(scrub::RETRY_AFTER))),
+            Trouble::Key { .. } => return Step::Fail(Failed::Next(scrub::unavailable(scrub::RETRY_AFTER))),
             Trouble::Busy(wait) => return Step::Fail(Failed::Next(scrub::busy(wait))),
             Trouble::Away { again, wait } => (again, wait),
         };
@@ -293,6 +307,8 @@ impl Tries {
         match rest.busy {
             true if self.attempts < self.attempts_max && patience.has(now, pause) => Step::Again(pause),
             true => Step::Fail(Failed::Next(scrub::busy(rest.wait))),
+            // No wait: none rests, and this call has tried them all.
+            false if rest.wait.is_zero() => Step::Fail(Failed::Next(scrub::unavailable(scrub::RETRY_AFTER))),
             false => Step::Fail(Failed::Next(scrub::unavailable(rest.wait))),
         }
     }

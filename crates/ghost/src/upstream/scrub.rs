@@ -26,7 +26,10 @@ pub(super) enum Trouble {
     /// The request itself: nobody would take it. Passed on.
     Caller(Refusal),
     /// This key isn't taken; another may be.
-    Key,
+    Key {
+        /// It is the key, and can't be what is asked under it.
+        surely: bool,
+    },
     /// No more under this key for so long.
     Busy(Duration),
     /// The provider failed, was silent or can't be reached.
@@ -47,7 +50,8 @@ pub(super) fn judge(status: StatusCode, retry_after: Option<Duration>, body: &[u
             let said = sentence(body, keys).unwrap_or_else(|| "The model's provider refused the request.".to_owned());
             Trouble::Caller(Refusal::new(status, "invalid_request_error", "provider_refused", said))
         }
-        401..=403 => Trouble::Key,
+        401 => Trouble::Key { surely: true },
+        402 | 403 => Trouble::Key { surely: false },
         429 => Trouble::Busy(retry_after.unwrap_or(RETRY_AFTER)),
         408 | 409 | 425 => Trouble::Away { again: true, wait: retry_after },
         _ => Trouble::Away { again: status.is_server_error(), wait: retry_after },
@@ -140,7 +144,7 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             match judge(status, seconds.map(Duration::from_secs), b"", &keys()) {
                 Trouble::Caller(refusal) => format!("caller {}", refusal.status.as_u16()),
-                Trouble::Key => "key".to_owned(),
+                Trouble::Key { surely } => format!("key {surely}"),
                 Trouble::Busy(wait) => format!("busy {}", wait.as_secs()),
                 Trouble::Away { again, wait } => format!("away {again} {:?}", wait.map(|wait| wait.as_secs())),
                 Trouble::Here => "here".to_owned(),
@@ -152,9 +156,9 @@ mod tests {
             (413, None, "caller 413"),
             (415, None, "caller 415"),
             (422, None, "caller 422"),
-            (401, None, "key"),
-            (402, None, "key"),
-            (403, None, "key"),
+            (401, None, "key true"),
+            (402, None, "key false"),
+            (403, None, "key false"),
             (429, None, "busy 10"),
             (429, Some(3), "busy 3"),
             (500, None, "away true None"),

@@ -4,6 +4,7 @@
 mod lies;
 mod sends;
 mod server;
+mod tls;
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};

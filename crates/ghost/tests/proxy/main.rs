@@ -121,7 +121,7 @@ async fn what_a_provider_does_wrong_is_booked_or_not_charged_and_said_in_neutral
     let recovered = rig.chat("up/flaky", stream.clone()).await;
     assert!(recovered.text.contains("[DONE]"));
     rig.row(&recovered).await;
-    for model in ["up/unpaid", "up/badkey", "up/badrequest", "down/x"] {
+    for model in ["up/unpaid", "other/badkey", "up/badrequest", "down/x"] {
         let before = rig.upstream.requests().len();
         let answer = rig.chat(model, stream.clone()).await;
         assert_eq!(answer.status, if model == "up/badrequest" { 400 } else { 429 }, "{model}");
@@ -131,6 +131,8 @@ async fn what_a_provider_does_wrong_is_booked_or_not_charged_and_said_in_neutral
             assert!(!text.contains(word), "{model}: {word} in {text}");
         }
     }
+    let asked = rig.upstream.requests().len();
+    assert_eq!((rig.chat("other/badkey", stream.clone()).await.status, rig.upstream.requests().len()), (429, asked));
     assert!(rig.chat("up/badrequest", stream).await.text.contains("maximum context length"));
     assert_eq!(rig.rows().await, booked + 1);
     let lied = rig.chat("up/lies", json!({ "stream": true })).await;

@@ -90,9 +90,9 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         embedding,
         listed: true,
     };
-    let chat = ["ok", "cut", "nousage", "lies", "broken", "flaky", "unpaid", "badkey", "badrequest", "slow", "endless"];
+    let chat = ["ok", "cut", "nousage", "lies", "broken", "flaky", "unpaid", "badrequest", "slow", "endless"];
     let mut models: Vec<ModelFacts> = chat.iter().map(|name| model(&format!("up/{name}"), false)).collect();
-    models.extend([model("up/embed", true), model("down/x", false)]);
+    models.extend([model("up/embed", true), model("down/x", false), model("other/badkey", false)]);
     models.extend([model("practice/practice-1", false), model("practice/practice-embed", true)]);
     let version = PriceVersion("book-1".to_owned());
     let catalog = Catalog::new(version, models, "practice/practice-1".to_owned(), None);
@@ -114,6 +114,7 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         // Nothing listens on port 1.
         providers: vec![
             openai("up", &format!("http://{upstream}/v1/")),
+            openai("other", &format!("http://{upstream}/v1")),
             openai("down", "http://127.0.0.1:1/v1"),
             practice,
         ],
