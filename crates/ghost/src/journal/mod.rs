@@ -26,7 +26,7 @@ use molt_store::usage::SettledCall;
 
 use crate::StartError;
 use record::{CALL_WORDS, ROUTES_MAX, Reader, State as CallState};
-use segment::{Facts, SEGMENT_BYTES, Segment, WORDS};
+use segment::{Facts, SEGMENT_BYTES, Segment};
 use signals::Signals;
 
 pub(crate) use record::{AdmittedCall, Outcome, Route};
@@ -44,11 +44,18 @@ pub(crate) struct Journal {
     writer: Option<JoinHandle<()>>,
 }
 
+/// Of a file, and how many of them.
+#[derive(Clone, Copy)]
+struct Bounds {
+    bytes: usize,
+    segments: usize,
+}
+
 struct Shared {
     folder: PathBuf,
     _lock: File,
     holder: HolderId,
-    segments_max: usize,
+    bounds: Bounds,
     signals: Arc<Signals>,
     state: Mutex<State>,
 }
@@ -96,10 +103,10 @@ pub(crate) struct Place {
 impl Journal {
     /// Opens the journal and settles what an earlier process left open, as estimates. Needs no runtime.
     pub(crate) fn open(folder: &Path, now: Time) -> Result<(Self, Recovered), StartError> {
-        Self::open_bounded(folder, now, JOURNAL_BYTES_MAX / SEGMENT_BYTES)
+        Self::open_bounded(folder, now, Bounds { bytes: SEGMENT_BYTES, segments: JOURNAL_BYTES_MAX / SEGMENT_BYTES })
     }
 
-    fn open_bounded(folder: &Path, now: Time, segments_max: usize) -> Result<(Self, Recovered), StartError> {
+    fn open_bounded(folder: &Path, now: Time, bounds: Bounds) -> Result<(Self, Recovered), StartError> {
         let shown = folder.display().to_string();
         let failed = |source| StartError::Journal { folder: shown.clone(), source };
         std::fs::create_dir_all(folder).map_err(failed)?;
@@ -114,13 +121,13 @@ impl Journal {
         let (recovered, mut segments) = recover::read(folder, now, &signals).map_err(failed)?;
         let newest = segments.last_key_value().map_or(0, |(number, _)| number + 1);
         let holder = HolderId::random();
-        let current = Arc::new(Segment::create(folder, newest, holder, &signals).map_err(failed)?);
+        let current = Arc::new(Segment::create(folder, newest, holder, bounds.bytes, &signals).map_err(failed)?);
         current.facts.sync().map_err(failed)?;
         segments.insert(newest, Listed::new(&current));
         let next = current.facts.used.load(Ordering::Relaxed);
         let state = State { current, next, routes: HashMap::new(), segments, spare: None, newest };
         let folder = folder.to_owned();
-        let shared = Arc::new(Shared { folder, _lock: lock, holder, segments_max, signals, state: Mutex::new(state) });
+        let shared = Arc::new(Shared { folder, _lock: lock, holder, bounds, signals, state: Mutex::new(state) });
         let writer = writer::start(&shared).map_err(failed)?;
         Ok((Self { shared, writer: Some(writer) }, recovered))
     }
@@ -355,11 +362,11 @@ impl Shared {
     }
 
     fn create(&self, state: &mut State) -> io::Result<Arc<Segment>> {
-        if state.segments.len() >= self.segments_max {
+        if state.segments.len() >= self.bounds.segments {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the usage journal is full"));
         }
         let number = state.newest + 1;
-        let segment = Segment::create(&self.folder, number, self.holder, &self.signals)?;
+        let segment = Segment::create(&self.folder, number, self.holder, self.bounds.bytes, &self.signals)?;
         state.newest = number;
         Ok(Arc::new(segment))
     }
@@ -426,7 +433,7 @@ impl State {
                 continue;
             }
             let words = record::encode_route(route)?;
-            if self.next + words.len() + CALL_WORDS > WORDS {
+            if self.next + words.len() + CALL_WORDS > self.current.words().len() {
                 return Ok(false);
             }
             record::write_route(&self.current.words()[self.next..], &words);
@@ -435,6 +442,6 @@ impl State {
             self.next += words.len();
         }
         self.current.facts.used.store(self.next, Ordering::Release);
-        Ok(self.next + CALL_WORDS <= WORDS)
+        Ok(self.next + CALL_WORDS <= self.current.words().len())
     }
 }

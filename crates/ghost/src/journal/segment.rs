@@ -18,7 +18,6 @@ use super::signals::Signals;
 /// A file. Small enough that what is booked leaves the disk soon, large enough that files are made a few times a second at
 /// most (3,600 calls each).
 pub(super) const SEGMENT_BYTES: usize = 1024 * 1024;
-pub(super) const WORDS: usize = SEGMENT_BYTES / 8;
 /// The mark, the number, the holder (two words), their checksum, and room for what a later version may need.
 pub(super) const HEADER_WORDS: usize = 8;
 /// "MOLTJRN1", little-endian.
@@ -34,6 +33,7 @@ pub(super) struct Facts {
     /// Whoever wrote it.
     pub(super) holder: HolderId,
     pub(super) path: PathBuf,
+    bytes: usize,
     /// Words taken, the header included.
     pub(super) used: AtomicUsize,
     /// Calls that are neither booked nor void.
@@ -59,12 +59,13 @@ pub(super) struct Segment {
 }
 
 impl Facts {
-    fn new(number: u64, holder: HolderId, path: PathBuf) -> Arc<Self> {
+    fn new(number: u64, holder: HolderId, path: PathBuf, bytes: usize) -> Arc<Self> {
         let zero = || AtomicUsize::new(0);
         Arc::new(Self {
             number,
             holder,
             path,
+            bytes,
             used: AtomicUsize::new(HEADER_WORDS),
             live: zero(),
             ready: zero(),
@@ -106,12 +107,18 @@ impl Facts {
 
 impl Segment {
     /// A new file with all its room taken on the disk: a full disk is an error here, not a fault in the middle of a call.
-    pub(super) fn create(folder: &Path, number: u64, holder: HolderId, signals: &Arc<Signals>) -> io::Result<Self> {
+    pub(super) fn create(
+        folder: &Path,
+        number: u64,
+        holder: HolderId,
+        bytes: usize,
+        signals: &Arc<Signals>,
+    ) -> io::Result<Self> {
         let path = folder.join(format!("{FILE_PREFIX}{number:08}{FILE_SUFFIX}"));
         let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
-        let mapped = take_room(&file).and_then(|()| map(&file));
+        let mapped = take_room(&file, bytes).and_then(|()| map(&file, bytes));
         let map = mapped.inspect_err(|_| _ = std::fs::remove_file(&path))?;
-        let facts = Facts::new(number, holder, path);
+        let facts = Facts::new(number, holder, path, bytes);
         facts.fresh.store(true, Ordering::Release);
         let segment = Self { map, facts, signals: Arc::clone(signals) };
         let (high, low) = holder.0.as_u64_pair();
@@ -126,17 +133,19 @@ impl Segment {
     /// A file of an earlier process; `None`: it isn't one of ours, or its beginning was never written.
     pub(super) fn recover(path: PathBuf, signals: &Arc<Signals>) -> io::Result<Option<Self>> {
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        if file.metadata()?.len() != SEGMENT_BYTES as u64 {
+        let bytes = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        if !(HEADER_WORDS * 8..=SEGMENT_BYTES).contains(&bytes) || bytes % 8 != 0 {
             return Ok(None);
         }
-        let map = map(&file)?;
-        let mut segment = Self { map, facts: Facts::new(0, HolderId(Uuid::nil()), path), signals: Arc::clone(signals) };
+        let map = map(&file, bytes)?;
+        let facts = Facts::new(0, HolderId(Uuid::nil()), path, bytes);
+        let mut segment = Self { map, facts, signals: Arc::clone(signals) };
         let header: Vec<u64> = segment.words()[..5].iter().map(|word| word.load(Ordering::Relaxed)).collect();
         let &[MARK, number, high, low, sum] = header.as_slice() else { return Ok(None) };
         if sum != record::checksum(&[MARK, number, high, low]) {
             return Ok(None);
         }
-        segment.facts = Facts::new(number, HolderId(Uuid::from_u64_pair(high, low)), segment.facts.path.clone());
+        segment.facts = Facts::new(number, HolderId(Uuid::from_u64_pair(high, low)), segment.facts.path.clone(), bytes);
         segment.facts.sealed.store(true, Ordering::Release);
         Ok(Some(segment))
     }
@@ -144,21 +153,21 @@ impl Segment {
     /// Maps a file of this journal again, which was unmapped meanwhile.
     pub(super) fn reopen(facts: &Arc<Facts>, signals: &Arc<Signals>) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(&facts.path)?;
-        if file.metadata()?.len() != SEGMENT_BYTES as u64 {
+        if file.metadata()?.len() != facts.bytes as u64 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a file of the journal was cut short"));
         }
-        Ok(Self { map: map(&file)?, facts: Arc::clone(facts), signals: Arc::clone(signals) })
+        Ok(Self { map: map(&file, facts.bytes)?, facts: Arc::clone(facts), signals: Arc::clone(signals) })
     }
 
     /// The file as words. Every access is atomic, so that threads that write their own calls and the one that reads
     /// settled ones can share it.
     #[expect(unsafe_code, reason = "memory that is mapped from a file; the one place where the journal touches it")]
     pub(super) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is page-aligned, readable, writable and SEGMENT_BYTES long, and lives as long as `self`. Nothing
+        // SAFETY: the mapping is page-aligned, readable, writable and `bytes` long, and lives as long as `self`. Nothing
         // else refers to it, here or elsewhere, but as atomics: the folder's lock makes this process its only user. All bit
         // patterns are valid words. The room is taken on the disk and nobody but this journal shortens the file, so an
         // access can't fault for lack of it.
-        unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().cast::<AtomicU64>(), WORDS) }
+        unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().cast::<AtomicU64>(), self.facts.bytes / 8) }
     }
 
     /// Something was written: it is synced within moments.
@@ -195,16 +204,16 @@ pub(super) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Asks the file system for the room; where it can't promise any, zeros are written.
-fn take_room(mut file: &File) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, SEGMENT_BYTES as u64) {
+fn take_room(mut file: &File, bytes: usize) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, bytes as u64) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-            io::Write::write_all(&mut file, &vec![0; SEGMENT_BYTES])
+            io::Write::write_all(&mut file, &vec![0; bytes])
         }
         Err(error) => Err(error.into()),
     }
 }
 
-fn map(file: &File) -> io::Result<MmapRaw> {
-    MmapOptions::new().len(SEGMENT_BYTES).map_raw(file)
+fn map(file: &File, bytes: usize) -> io::Result<MmapRaw> {
+    MmapOptions::new().len(bytes).map_raw(file)
 }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Shared;
-use super::segment::{Facts, HEADER_WORDS, Segment, WORDS};
+use super::segment::{Facts, HEADER_WORDS, Segment};
 use super::signals::Signals;
 
 /// What a power cut may take. A sync costs some milliseconds of the disk's time, so not much more often.
@@ -70,14 +70,14 @@ impl Shared {
     fn make_spare(&self) -> io::Result<()> {
         let number = {
             let mut state = self.state();
-            let room = state.segments.len() < self.segments_max;
-            if state.spare.is_some() || state.next < WORDS / 2 || !room {
+            let room = state.segments.len() < self.bounds.segments;
+            if state.spare.is_some() || state.next < state.current.words().len() / 2 || !room {
                 return Ok(());
             }
             state.newest += 1;
             state.newest
         };
-        let spare = Arc::new(Segment::create(&self.folder, number, self.holder, &self.signals)?);
+        let spare = Arc::new(Segment::create(&self.folder, number, self.holder, self.bounds.bytes, &self.signals)?);
         self.state().spare.get_or_insert(spare);
         Ok(())
     }
