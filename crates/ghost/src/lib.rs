@@ -93,8 +93,7 @@ impl Ghost {
             tracing::info!(calls = left.len(), "calls of an earlier process go into the books now");
         }
         let holder = HolderId::random();
-        let admission =
-            Admission::start(store.clone(), clock.clone(), holder, config.monthly_cap_nanos, config.limits);
+        let admission = Admission::start(store.clone(), clock.clone(), holder, config.monthly_cap_nanos, config.limits);
         let inner = Arc::new(Inner {
             store,
             clock,

@@ -3,8 +3,8 @@
 
 use anyhow::{Context, bail};
 use molt_model::{Clock, KeyId, Nanos, SystemClock, Time};
-use molt_store::users::Role;
 use molt_store::Store;
+use molt_store::users::Role;
 use secrecy::ExposeSecret;
 use serde_json::json;
 

@@ -146,7 +146,8 @@ impl Admission {
     ) -> Self {
         let runtime = Handle::current();
         let wakeups = store.wakeups().subscribe();
-        let bank = Bank { holder, tick: AtomicU64::new(FIRST_TICK), lost: AtomicBool::new(false), runtime: runtime.clone() };
+        let bank =
+            Bank { holder, tick: AtomicU64::new(FIRST_TICK), lost: AtomicBool::new(false), runtime: runtime.clone() };
         let inner = Arc::new(Inner {
             store,
             clock,
@@ -207,8 +208,7 @@ impl Admission {
         let taken = take_all(&entry.purses, worst);
         let mut low = false;
         for purse in &entry.purses {
-            purse.touch(tick);
-            low |= worst > 0 && purse.is_low(tick);
+            low |= purse.touch(tick) && worst > 0;
         }
         if !taken {
             return reserve_short(entry, worst, least.0.clamp(0, worst)).await;
@@ -441,3 +441,6 @@ fn unknown_key() -> Refusal {
 fn not_available() -> Refusal {
     Refusal::later("not_available", "Not available just now; please try again.", DATABASE_RETRY_SECONDS)
 }
+
+#[cfg(test)]
+mod tests;
