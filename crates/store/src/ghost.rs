@@ -7,6 +7,7 @@ use molt_model::{BotId, KeyId, Nanos, Time, UserId};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::usage::period_sql;
@@ -162,14 +163,7 @@ impl TenantTx {
 
     /// Sets where the use of a program's key stops in a period; none: only the person's own cap holds.
     pub async fn set_key_cap(&mut self, key: KeyId, cap: Option<Nanos>) -> Result<KeyCapSet> {
-        let sql = "update molt.ghost_keys set cap_nanos = case when bot_id is null then $3 else cap_nanos end
-                   where id = $1 and user_id = $2 and revoked_at is null returning bot_id is null";
-        let query = sqlx::query_scalar(sql).bind(key.0).bind(self.user.0).bind(cap.map(|cap| cap.0));
-        Ok(match query.fetch_optional(&mut *self.tx).await? {
-            None => KeyCapSet::NotFound,
-            Some(false) => KeyCapSet::BotsOwn,
-            Some(true) => KeyCapSet::Done,
-        })
+        set_key_cap(&mut self.tx, key, cap).await
     }
 
     /// Whether it is or was this person's.
@@ -191,6 +185,18 @@ impl TenantTx {
         }
         Ok(true)
     }
+}
+
+/// Under row-level security another person's key isn't there.
+async fn set_key_cap(connection: &mut PgConnection, key: KeyId, cap: Option<Nanos>) -> Result<KeyCapSet> {
+    let sql = "update molt.ghost_keys set cap_nanos = case when bot_id is null then $2 else cap_nanos end
+               where id = $1 and revoked_at is null returning bot_id is null";
+    let query = sqlx::query_scalar(sql).bind(key.0).bind(cap.map(|cap| cap.0));
+    Ok(match query.fetch_optional(connection).await? {
+        None => KeyCapSet::NotFound,
+        Some(false) => KeyCapSet::BotsOwn,
+        Some(true) => KeyCapSet::Done,
+    })
 }
 
 impl SystemTx {
@@ -264,6 +270,11 @@ impl SystemTx {
         .execute(&mut *self.tx)
         .await?;
         Ok(Some(key))
+    }
+
+    /// As `TenantTx::set_key_cap`, for a key of anybody's.
+    pub async fn set_key_cap(&mut self, key: KeyId, cap: Option<Nanos>) -> Result<KeyCapSet> {
+        set_key_cap(&mut self.tx, key, cap).await
     }
 
     /// Revokes one key; the next call with it is refused. `false`: no such key, or it was revoked already.
