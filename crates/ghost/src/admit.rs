@@ -46,7 +46,7 @@ impl Inner {
     pub(crate) async fn book(&self) -> Result<(), Refusal> {
         let now = self.clock.now();
         let kept = self.book_kept.get_or_try_init(|| self.keep_book(now)).await;
-        kept.map(|()| ()).map_err(|error| {
+        kept.copied().map_err(|error| {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "no call can be admitted: the database doesn't answer"
