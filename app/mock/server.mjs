@@ -80,6 +80,7 @@ function newBot({ bot_name, vertical, timezone }) {
     settings,
     revision: 1,
     applied_revision: 0,
+    cap_usd: null,
   };
   world.bots.push(bot);
   return bot;

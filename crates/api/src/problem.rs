@@ -73,6 +73,7 @@ codes! {
     BotLimitReached = FORBIDDEN, "bot_limit_reached", "No more assistants";
     RouteNotFound = NOT_FOUND, "route_not_found", "No such address";
     BotNotFound = NOT_FOUND, "bot_not_found", "No such assistant";
+    KeyNotFound = NOT_FOUND, "key_not_found", "No such key";
     ConversationNotFound = NOT_FOUND, "conversation_not_found", "No such conversation";
     CheckoutNotFound = NOT_FOUND, "checkout_not_found", "No such checkout";
     UnknownSkill = NOT_FOUND, "unknown_skill", "No such skill";

@@ -3,8 +3,9 @@
 
 use anyhow::{Context, bail};
 use molt_model::{Clock, KeyId, Nanos, SystemClock, Time};
-use molt_store::users::Role;
 use molt_store::Store;
+use molt_store::ghost::KeyCapSet;
+use molt_store::users::Role;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -14,6 +15,7 @@ use crate::database::Database;
 
 /// Who the audit log names when somebody with the machine's command line acts.
 pub(crate) const ACTOR: &str = "command line";
+const KEYS_LISTED_MAX: i64 = 1_000;
 
 /// A Ghost Key for a program of this person's. Printed once, on a line of its own.
 pub async fn create_key(config: &Config, email: &str, label: &str, cap: Option<Nanos>) -> anyhow::Result<()> {
@@ -29,6 +31,44 @@ pub async fn create_key(config: &Config, email: &str, label: &str, cap: Option<N
     tx.commit().await?;
     eprintln!("This key is shown once. Its id, for `molt keys revoke`: {id}");
     println!("{}", key.expose_secret());
+    Ok(())
+}
+
+/// The person's keys, a line each: id, what it is for, what it spent of which cap in this period, and how it is.
+pub async fn list_keys(config: &Config, email: &str) -> anyhow::Result<()> {
+    let (store, now) = open(config).await?;
+    let user = store.system().await?.user_by_email(email).await?.with_context(|| nobody(email))?;
+    for key in store.tenant(user.id()).await?.ghost_keys(now, KEYS_LISTED_MAX).await? {
+        let whose = key.bot_id.as_deref().unwrap_or("program");
+        let cap = key.cap().map_or("no cap".to_owned(), |cap| format!("${cap}"));
+        let state = match (&key.revoked_at, &key.paused_at) {
+            (Some(_), _) => "revoked",
+            (None, Some(_)) => "paused",
+            (None, None) => "in force",
+        };
+        println!("{}  {state:<8}  ${} of {cap}  {whose}  {}", key.id, key.spent(), key.label);
+    }
+    Ok(())
+}
+
+/// Where a program's key stops in a month; in force within a second.
+pub async fn cap_key(config: &Config, id: KeyId, cap: Option<Nanos>) -> anyhow::Result<()> {
+    if cap.is_some_and(|cap| cap < Nanos::ZERO || cap > config.monthly_cap) {
+        bail!("choose a cap between 0 and {} dollars; that is monthly_cap_usd", config.monthly_cap);
+    }
+    let (store, now) = open(config).await?;
+    let mut tx = store.system().await?;
+    match tx.set_key_cap(id, cap).await? {
+        KeyCapSet::Done => {}
+        KeyCapSet::NotFound => bail!("there is no such key in force; check the id"),
+        KeyCapSet::BotsOwn => bail!("a bot's own key is made anew at each start; its owner caps the bot instead"),
+    }
+    tx.audit(ACTOR, "key.cap", &id.to_string(), &json!({ "cap_usd": cap }), now).await?;
+    tx.commit().await?;
+    println!(
+        "{}",
+        cap.map_or("The key has no cap of its own now.".to_owned(), |cap| format!("The key stops at ${cap}."))
+    );
     Ok(())
 }
 

@@ -96,6 +96,17 @@ enum Keys {
         #[arg(long, default_value = "program")]
         label: String,
     },
+    /// List somebody's keys and what they spent in this period
+    List {
+        #[arg(long, value_name = "EMAIL")]
+        user: String,
+    },
+    /// Set where a key stops in a month; without an amount, only its owner's cap holds
+    Cap {
+        id: KeyId,
+        #[arg(long, value_name = "N")]
+        cap_usd: Option<Nanos>,
+    },
     /// Make a key useless, at once
     Revoke { id: KeyId },
 }
@@ -169,6 +180,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(Keys::Create { user, cap_usd, label }) => {
             commands::create_key(&config, &user, &label, cap_usd).await?;
         }
+        Command::Keys(Keys::List { user }) => commands::list_keys(&config, &user).await?,
+        Command::Keys(Keys::Cap { id, cap_usd }) => commands::cap_key(&config, id, cap_usd).await?,
         Command::Keys(Keys::Revoke { id }) => commands::revoke_key(&config, id).await?,
         Command::Prices(Prices::Import { file }) => prices::command::import(&config, &file).await?,
         Command::Prices(Prices::Show { model, version }) => {

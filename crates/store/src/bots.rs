@@ -174,7 +174,8 @@ impl TenantTx {
     }
 
     async fn bots_where(&mut self, id: Option<&BotId>) -> Result<Vec<Bot>> {
-        let sql = "select id, vertical, settings, revision, applied_revision, intent, intent_reason, cap_nanos, observed,
+        let sql =
+            "select id, vertical, settings, revision, applied_revision, intent, intent_reason, cap_nanos, observed,
                      phase, reason, created_at, running_since
                    from molt.bots where user_id = $1 and intent <> 'deleted' and ($2::text is null or id = $2)
                    order by created_at, id";

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use molt_model::{BotId, KeyId, Nanos, Time, UserId};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::usage::period_sql;
@@ -138,7 +139,8 @@ impl TenantTx {
     /// spent is of that period.
     pub async fn ghost_keys(&mut self, now: Time, limit: i64) -> Result<Vec<KeyRow>> {
         let (start, end) = self.usage_period(now).await?;
-        let sql = "select k.id, k.label, k.bot_id, k.cap_nanos, k.created_at, k.revoked_at, k.paused_at, k.paused_reason,
+        let sql =
+            "select k.id, k.label, k.bot_id, k.cap_nanos, k.created_at, k.revoked_at, k.paused_at, k.paused_reason,
                      coalesce(s.spent, 0)::bigint as spent_nanos
                    from molt.ghost_keys k
                    left join (select key_id, sum(cost_nanos) as spent from molt.usage_logs
@@ -160,14 +162,13 @@ impl TenantTx {
 
     /// Sets where the use of a program's key stops in a period; none: only the person's own cap holds.
     pub async fn set_key_cap(&mut self, key: KeyId, cap: Option<Nanos>) -> Result<KeyCapSet> {
-        let sql = "update molt.ghost_keys set cap_nanos = case when bot_id is null then $3 else cap_nanos end
-                   where id = $1 and user_id = $2 and revoked_at is null returning bot_id is null";
-        let query = sqlx::query_scalar(sql).bind(key.0).bind(self.user.0).bind(cap.map(|cap| cap.0));
-        Ok(match query.fetch_optional(&mut *self.tx).await? {
-            None => KeyCapSet::NotFound,
-            Some(false) => KeyCapSet::BotsOwn,
-            Some(true) => KeyCapSet::Done,
-        })
+        set_key_cap(&mut self.tx, key, cap).await
+    }
+
+    /// Whether it is or was this person's.
+    pub async fn has_key(&mut self, key: KeyId) -> Result<bool> {
+        let sql = "select exists (select from molt.ghost_keys where id = $1 and user_id = $2)";
+        Ok(sqlx::query_scalar(sql).bind(key.0).bind(self.user.0).fetch_one(&mut *self.tx).await?)
     }
 
     /// Revokes a key; the next call with it is refused. A bot whose own key it was is started afresh with a new one.
@@ -177,15 +178,24 @@ impl TenantTx {
                    returning bot_id";
         let query = sqlx::query_scalar(sql).bind(key.0).bind(self.user.0).bind(now);
         let revoked: Option<Option<String>> = query.fetch_optional(&mut *self.tx).await?;
-        let Some(bot) = revoked else {
-            let sql = "select exists (select from molt.ghost_keys where id = $1 and user_id = $2)";
-            return Ok(sqlx::query_scalar(sql).bind(key.0).bind(self.user.0).fetch_one(&mut *self.tx).await?);
-        };
+        let Some(bot) = revoked else { return self.has_key(key).await };
         if let Some(bot) = bot.and_then(|id| id.parse().ok()) {
             self.restart_bot(&bot, now).await?;
         }
         Ok(true)
     }
+}
+
+/// Under row-level security another person's key isn't there.
+async fn set_key_cap(connection: &mut PgConnection, key: KeyId, cap: Option<Nanos>) -> Result<KeyCapSet> {
+    let sql = "update molt.ghost_keys set cap_nanos = case when bot_id is null then $2 else cap_nanos end
+               where id = $1 and revoked_at is null returning bot_id is null";
+    let query = sqlx::query_scalar(sql).bind(key.0).bind(cap.map(|cap| cap.0));
+    Ok(match query.fetch_optional(connection).await? {
+        None => KeyCapSet::NotFound,
+        Some(false) => KeyCapSet::BotsOwn,
+        Some(true) => KeyCapSet::Done,
+    })
 }
 
 impl SystemTx {
@@ -261,6 +271,11 @@ impl SystemTx {
         Ok(Some(key))
     }
 
+    /// As `TenantTx::set_key_cap`, for a key of anybody's.
+    pub async fn set_key_cap(&mut self, key: KeyId, cap: Option<Nanos>) -> Result<KeyCapSet> {
+        set_key_cap(&mut self.tx, key, cap).await
+    }
+
     /// Revokes one key; the next call with it is refused. `false`: no such key, or it was revoked already.
     pub async fn revoke_ghost_key(&mut self, key: KeyId, now: Time) -> Result<bool> {
         let sql = "update molt.ghost_keys set revoked_at = $2 where id = $1 and revoked_at is null";
@@ -285,10 +300,10 @@ mod tests {
         let found = tx.admission(&key_hash(&key), now).await.unwrap().unwrap();
         assert_eq!((found.key, found.user, found.key_cap, found.user_cap), (id, user, Some(Nanos(5)), None));
         assert!(!found.revoked && !found.plan_in_force && found.bot.is_none() && found.paused.is_none());
-        assert_eq!((found.period_start.to_rfc3339(), found.period_end.to_rfc3339()), (
-            "2026-11-01T00:00:00+00:00".to_owned(),
-            "2026-12-01T00:00:00+00:00".to_owned()
-        ));
+        assert_eq!(
+            (found.period_start.to_rfc3339(), found.period_end.to_rfc3339()),
+            ("2026-11-01T00:00:00+00:00".to_owned(), "2026-12-01T00:00:00+00:00".to_owned())
+        );
         assert!(tx.admission(&key_hash(&"mgk_other".to_owned().into()), now).await.unwrap().is_none());
         assert!(tx.revoke_ghost_key(id, now).await.unwrap());
         assert!(!tx.revoke_ghost_key(id, now).await.unwrap());

@@ -61,6 +61,8 @@ pub(crate) struct BotView {
     revision: i64,
     /// The newest revision that the assistant lives by.
     applied_revision: i64,
+    /// Where its use stops in a period, in US dollars; null: only the person's own cap holds.
+    cap_usd: Option<String>,
     created_at: DateTime<Utc>,
     running_since: Option<DateTime<Utc>>,
 }
@@ -87,6 +89,7 @@ impl BotView {
             settings: bot.settings,
             revision: bot.revision,
             applied_revision: bot.applied_revision,
+            cap_usd: bot.cap.map(|cap| cap.to_string()),
             created_at: bot.created_at,
             running_since: bot.running_since,
         }

@@ -5,6 +5,7 @@ mod admin;
 mod auth;
 mod billing;
 mod bots;
+mod caps;
 mod chat;
 mod client_config;
 mod conversations;
@@ -36,6 +37,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .merge(auth::routes())
         .merge(me::routes())
         .merge(bots::routes())
+        .merge(caps::routes())
         .merge(models::routes())
         .merge(skills::routes())
         .merge(billing::routes())

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it can't go on")]
 
 mod bots;
+mod caps;
 mod kit;
 mod operators;
 mod pages;

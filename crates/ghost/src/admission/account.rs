@@ -59,6 +59,8 @@ pub(crate) struct Account {
 #[derive(Default)]
 struct State {
     purses: HashMap<Scope, Arc<Purse>>,
+    /// Purses of caps that were lowered meanwhile, until all of their money went back.
+    closed: Vec<Arc<Purse>>,
     meters: HashMap<String, Arc<Meter>>,
     waiters: HashMap<u64, Waiter>,
     next_waiter: u64,
@@ -79,12 +81,13 @@ struct Waiter {
 #[derive(Clone)]
 struct Exchange {
     op: Uuid,
-    wishes: Vec<LeaseWish>,
+    wishes: Vec<(Arc<Purse>, LeaseWish)>,
 }
 
 struct Begun {
     number: u64,
-    is_new: bool,
+    /// It asks for everybody who waits.
+    covers: bool,
     /// None: nothing is wished for.
     exchange: Option<Exchange>,
 }
@@ -131,19 +134,25 @@ impl Account {
         self.user
     }
 
-    /// The purse of a scope, the same one for everybody, with the cap as it is now.
+    /// The purse of a scope, the same one for everybody, with the cap as it is now. Under a lower cap it is another one, so
+    /// that whatever was leased under the higher goes back, also what calls under way have reserved of it.
     pub(crate) fn purse(self: &Arc<Self>, scope: Scope, cap: Nanos) -> Arc<Purse> {
         let mut state = self.state();
         let known = state.purses.get(&scope).cloned();
-        let purse = known.unwrap_or_else(|| {
-            let purse = Arc::new(Purse::new(scope.clone(), self.user, cap));
-            state.purses.insert(scope, Arc::clone(&purse));
-            purse
-        });
-        drop(state);
-        purse.touch(self.tick());
-        if purse.cap() != cap {
-            purse.set_cap(cap);
+        if let Some(purse) = &known
+            && purse.cap() <= cap
+        {
+            if purse.cap() < cap {
+                purse.raise_cap(cap);
+            }
+            return Arc::clone(purse);
+        }
+        let purse = Arc::new(Purse::new(scope.clone(), self.user, cap));
+        state.purses.insert(scope, Arc::clone(&purse));
+        if let Some(richer) = known {
+            richer.close();
+            state.closed.push(richer);
+            drop(state);
             self.wake();
         }
         purse
@@ -194,10 +203,11 @@ impl Account {
             }
         }
         if state.open.is_none() {
+            state.closed.retain(|purse| Arc::strong_count(purse) > 1 || !purse.is_empty());
             state.purses.retain(|_, purse| Arc::strong_count(purse) > 1 || !purse.is_empty());
             state.meters.retain(|_, meter| Arc::strong_count(meter) > 1);
         }
-        let left = !state.purses.is_empty() || state.open.is_some();
+        let left = !state.purses.is_empty() || !state.closed.is_empty() || state.open.is_some();
         drop(state);
         if wake {
             self.wake();
@@ -213,7 +223,8 @@ impl Account {
             self.wake();
             self.round_after(joined).await;
             let state = self.state();
-            if state.open.is_none() && state.purses.values().all(|purse| purse.free() == 0) {
+            let mut purses = state.purses.values().chain(&state.closed);
+            if state.open.is_none() && purses.all(|purse| purse.free() == 0) {
                 return;
             }
         }
@@ -235,7 +246,8 @@ impl Account {
     }
 
     fn purses(&self) -> Vec<Arc<Purse>> {
-        self.state().purses.values().cloned().collect()
+        let state = self.state();
+        state.purses.values().chain(&state.closed).cloned().collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -262,10 +274,10 @@ impl Account {
                 continue;
             };
             match self.tried(&exchange).await {
-                // Whoever came after the first try is asked for in the next round.
+                // An earlier exchange, or one that only gives back: who waits is asked for in the next round.
                 Tried::Answered(answers) => {
                     self.answered(&exchange, &answers);
-                    if begun.is_new {
+                    if begun.covers {
                         self.end_round(begun.number, true);
                     }
                     pause = RETRY_FIRST;
@@ -288,16 +300,19 @@ impl Account {
         let tick = self.tick();
         let mut state = self.state();
         state.begun += 1;
-        let is_new = state.open.is_none();
-        if is_new {
-            let wishes: Vec<LeaseWish> =
-                state.purses.values().filter_map(|purse| purse.wish(state.demand(purse), tick)).collect();
-            state.waiters.values_mut().for_each(|waiter| waiter.asks = false);
+        let mut covers = false;
+        if state.open.is_none() {
+            let mut wishes = state.returns(tick);
+            covers = wishes.is_empty();
+            if covers {
+                wishes = state.wishes(tick);
+                state.waiters.values_mut().for_each(|waiter| waiter.asks = false);
+            }
             if !wishes.is_empty() {
                 state.open = Some(Exchange { op: Uuid::new_v4(), wishes });
             }
         }
-        Begun { number: state.begun, is_new, exchange: state.open.clone() }
+        Begun { number: state.begun, covers, exchange: state.open.clone() }
     }
 
     async fn tried(&self, exchange: &Exchange) -> Tried {
@@ -321,8 +336,9 @@ impl Account {
 
     async fn exchange(&self, exchange: &Exchange) -> Result<Vec<Leased>, StoreError> {
         let mut tx = self.store.system().await?;
-        let answers = tx.lease(self.bank.holder, exchange.op, &exchange.wishes).await?;
-        if exchange.wishes.iter().any(|wish| wish.want < Nanos::ZERO) {
+        let wishes: Vec<LeaseWish> = exchange.wishes.iter().map(|(_, wish)| wish.clone()).collect();
+        let answers = tx.lease(self.bank.holder, exchange.op, &wishes).await?;
+        if wishes.iter().any(|wish| wish.want < Nanos::ZERO) {
             tx.notify(&Channel::BudgetFreed(self.user)).await?;
         }
         tx.commit().await?;
@@ -331,13 +347,10 @@ impl Account {
 
     fn answered(&self, exchange: &Exchange, answers: &[Leased]) {
         let tick = self.tick();
-        let mut state = self.state();
-        for (wish, answer) in exchange.wishes.iter().zip(answers) {
-            if let Some(purse) = state.purses.get(&wish.scope) {
-                purse.answered(wish, *answer, tick);
-            }
+        for ((purse, wish), answer) in exchange.wishes.iter().zip(answers) {
+            purse.answered(wish, *answer, tick);
         }
-        state.open = None;
+        self.state().open = None;
     }
 
     /// A definite no: nothing of it was done.
@@ -350,10 +363,8 @@ impl Account {
             tracing::error!("this proxy was declared lost and leases nothing any more; restart it");
             return;
         }
-        for wish in &exchange.wishes {
-            if let Some(purse) = state.purses.get(&wish.scope) {
-                purse.answered(wish, Leased::default(), self.tick());
-            }
+        for (purse, wish) in &exchange.wishes {
+            purse.answered(wish, Leased::default(), self.tick());
         }
         tracing::warn!(user.id = %self.user, constraint, "the database refused to lease");
     }
@@ -370,6 +381,23 @@ impl State {
             waiter.asks = true;
         }
         self.begun
+    }
+
+    /// What closed purses have to give back; first, so that it can be leased under the lower cap. One wish for each scope.
+    fn returns(&mut self, tick: u64) -> Vec<(Arc<Purse>, LeaseWish)> {
+        self.closed.retain(|purse| Arc::strong_count(purse) > 1 || !purse.is_empty());
+        let mut wishes: Vec<(Arc<Purse>, LeaseWish)> = Vec::new();
+        for purse in &self.closed {
+            if wishes.iter().all(|(_, wish)| wish.scope != purse.scope) {
+                wishes.extend(purse.wish(Demand::default(), tick).map(|wish| (Arc::clone(purse), wish)));
+            }
+        }
+        wishes
+    }
+
+    fn wishes(&self, tick: u64) -> Vec<(Arc<Purse>, LeaseWish)> {
+        let wish = |purse: &Arc<Purse>| Some((Arc::clone(purse), purse.wish(self.demand(purse), tick)?));
+        self.purses.values().filter_map(wish).collect()
     }
 
     fn demand(&self, purse: &Arc<Purse>) -> Demand {

@@ -88,6 +88,9 @@ enum Met {
 }
 
 impl Rates {
+    /// No limit at all.
+    pub const NONE: Self = Self { requests_per_minute: 0, tokens_per_minute: 0, calls_at_once: 0 };
+
     fn request_cost(self) -> u64 {
         WINDOW_NANOS.checked_div(u64::from(self.requests_per_minute)).unwrap_or(0)
     }
@@ -204,7 +207,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const NONE: Rates = Rates { requests_per_minute: 0, tokens_per_minute: 0, calls_at_once: 0 };
+    const NONE: Rates = Rates::NONE;
 
     fn place(limits: Limits, meters: &(Arc<Meter>, Arc<Meter>), at_ms: u64, tokens: i64) -> Result<Place, Refusal> {
         Place::take(&meters.0, &meters.1, limits, Duration::from_millis(at_ms), tokens)

@@ -81,6 +81,7 @@ pub(crate) struct KeyEntry {
     /// The person's, the bot's if there is one, the key's.
     pub(crate) purses: Vec<Arc<Purse>>,
     pub(crate) account: Arc<Account>,
+    hash: Hash,
     meter: Arc<Meter>,
     /// A change was announced since it was read.
     stale: AtomicBool,
@@ -146,7 +147,8 @@ impl Admission {
     ) -> Self {
         let runtime = Handle::current();
         let wakeups = store.wakeups().subscribe();
-        let bank = Bank { holder, tick: AtomicU64::new(FIRST_TICK), lost: AtomicBool::new(false), runtime: runtime.clone() };
+        let bank =
+            Bank { holder, tick: AtomicU64::new(FIRST_TICK), lost: AtomicBool::new(false), runtime: runtime.clone() };
         let inner = Arc::new(Inner {
             store,
             clock,
@@ -189,34 +191,46 @@ impl Admission {
     }
 
     /// Sets the worst case aside in every purse that the call is paid from: all of it, or as much as there is but not less
-    /// than `least`.
+    /// than `least`. The reservation's own entry is the one that counts: a cap lowered meanwhile makes another.
     pub(crate) async fn reserve(
         &self,
         entry: &Arc<KeyEntry>,
         worst: Nanos,
         least: Nanos,
     ) -> Result<Reservation, Declined> {
+        let worst = worst.0.max(0);
+        let least = least.0.clamp(0, worst);
+        if let Some(reservation) = self.reserve_at_once(entry, worst)? {
+            return Ok(reservation);
+        }
+        if !entry.purses.iter().any(|purse| purse.is_closed()) {
+            return reserve_short(entry, worst, least).await;
+        }
+        let known = Some(Arc::clone(entry));
+        let entry = &self.look_up(entry.hash, known).await.map_err(Declined::Refusal)?;
+        match self.reserve_at_once(entry, worst)? {
+            Some(reservation) => Ok(reservation),
+            None => reserve_short(entry, worst, least).await,
+        }
+    }
+
+    fn reserve_at_once(&self, entry: &Arc<KeyEntry>, worst: i64) -> Result<Option<Reservation>, Declined> {
         if let Some(notice) = entry.closed() {
             return Err(Declined::Notice(notice));
         }
         if self.0.bank.lost.load(Ordering::Acquire) {
             return Err(Declined::Refusal(not_available()));
         }
-        let worst = worst.0.max(0);
         let tick = self.0.bank.tick.load(Ordering::Relaxed);
         let taken = take_all(&entry.purses, worst);
         let mut low = false;
         for purse in &entry.purses {
-            purse.touch(tick);
-            low |= worst > 0 && purse.is_low(tick);
+            low |= purse.touch(tick) && worst > 0;
         }
-        if !taken {
-            return reserve_short(entry, worst, least.0.clamp(0, worst)).await;
-        }
-        if low {
+        if taken && low {
             entry.account.wake();
         }
-        Ok(Reservation::new(Arc::clone(entry), worst))
+        Ok(taken.then(|| Reservation::new(Arc::clone(entry), worst)))
     }
 
     /// Gives back what is leased and not reserved. After the last call; the caller bounds the wait.
@@ -327,12 +341,12 @@ impl Inner {
         let row = tx.admission(hash, self.clock.now()).await?;
         tx.commit().await?;
         Ok(match row {
-            Some(row) if !row.revoked => Loaded::Entry(Arc::new(self.entry(row))),
+            Some(row) if !row.revoked => Loaded::Entry(Arc::new(self.entry(*hash, row))),
             _ => Loaded::Unknown,
         })
     }
 
-    fn entry(&self, row: ghost::Admission) -> KeyEntry {
+    fn entry(&self, hash: Hash, row: ghost::Admission) -> KeyEntry {
         let account = self.account(row.user);
         let tick = self.bank.tick.load(Ordering::Relaxed);
         let user_cap = row.user_cap.map_or(self.installation_cap, |cap| cap.min(self.installation_cap));
@@ -346,6 +360,7 @@ impl Inner {
         }
         purses.push(purse(ScopeKind::Key, row.key.to_string(), row.key_cap));
         KeyEntry {
+            hash,
             meter: account.meter_of(row.bot.as_ref(), row.key),
             key: row.key,
             user: row.user,
@@ -441,3 +456,6 @@ fn unknown_key() -> Refusal {
 fn not_available() -> Refusal {
     Refusal::later("not_available", "Not available just now; please try again.", DATABASE_RETRY_SECONDS)
 }
+
+#[cfg(test)]
+mod tests;

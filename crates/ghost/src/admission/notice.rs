@@ -133,7 +133,11 @@ mod tests {
         for whose in [Capped::User, Capped::Bot, Capped::Key] {
             texts.extend([Reason::CapReached { whose, cap }, Reason::TooLittleLeft { whose, cap }]);
         }
-        texts.extend([Reason::PlanNotInForce, Reason::Paused(String::new()), Reason::Paused("It ran in circles.".into())]);
+        texts.extend([
+            Reason::PlanNotInForce,
+            Reason::Paused(String::new()),
+            Reason::Paused("It ran in circles.".into()),
+        ]);
         for reason in texts {
             for bot in [None, Some(BotId::random())] {
                 let notice = Notice { reason: reason.clone(), bot, period_end: Time::UNIX_EPOCH };

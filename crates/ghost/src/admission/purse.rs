@@ -41,6 +41,10 @@ pub(crate) struct Purse {
     fill_from: AtomicU64,
     /// All that is free goes back with the next exchange.
     gives_back: AtomicBool,
+    /// Its cap was lowered and another purse took its place: what comes back goes back.
+    closed: AtomicBool,
+    /// A call saw that it is low: it is filled with the next exchange.
+    fills: AtomicBool,
 }
 
 /// What waiting calls lack of one purse.
@@ -70,6 +74,8 @@ impl Purse {
             filled: AtomicU64::new(0),
             fill_from: AtomicU64::new(0),
             gives_back: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            fills: AtomicBool::new(false),
         };
         purse.slice.store(purse.first_slice(), Ordering::Release);
         purse
@@ -101,17 +107,21 @@ impl Purse {
         self.free() + self.reserved() + self.left() + self.others() <= 0
     }
 
-    /// Another cap. What was leased under a higher one goes back and is leased anew.
-    pub(crate) fn set_cap(&self, cap: Nanos) {
-        let before = self.cap.swap(cap.0, Ordering::AcqRel);
-        if before == cap.0 {
-            return;
-        }
+    /// The cap was raised: what stood in the way may be gone.
+    pub(crate) fn raise_cap(&self, cap: Nanos) {
+        self.cap.store(cap.0, Ordering::Release);
         self.slice.store(self.first_slice(), Ordering::Release);
         self.fill_from.store(0, Ordering::Release);
-        if cap.0 < before {
-            self.give_back_all();
-        }
+    }
+
+    /// Nothing is taken out any more; all of it goes back.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.give_back_all();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     fn first_slice(&self) -> i64 {
@@ -119,12 +129,12 @@ impl Purse {
     }
 
     fn take(&self, amount: i64) -> bool {
-        let less = |free: i64| (free >= amount).then(|| free - amount);
+        let less = |free: i64| (free >= amount && !self.is_closed()).then(|| free - amount);
         self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok()
     }
 
     fn take_up_to(&self, amount: i64) -> i64 {
-        let less = |free: i64| Some(free - amount.clamp(0, free.max(0)));
+        let less = |free: i64| (!self.is_closed()).then(|| free - amount.clamp(0, free.max(0)));
         let before = self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).unwrap_or(0);
         amount.clamp(0, before.max(0))
     }
@@ -133,13 +143,15 @@ impl Purse {
         self.free.fetch_add(amount, Ordering::AcqRel);
     }
 
-    /// It should be filled before somebody has to wait for it.
-    pub(crate) fn is_low(&self, tick: u64) -> bool {
-        self.free() < self.slice.load(Ordering::Relaxed) / 2 && self.fill_from.load(Ordering::Relaxed) <= tick
-    }
-
-    pub(crate) fn touch(&self, tick: u64) {
+    /// A call uses it. Whether it should be filled before somebody has to wait for it.
+    pub(crate) fn touch(&self, tick: u64) -> bool {
         self.used.store(tick, Ordering::Relaxed);
+        let low = self.free() < self.slice.load(Ordering::Relaxed) / 2;
+        let fills = low && self.fill_from.load(Ordering::Relaxed) <= tick;
+        if fills {
+            self.fills.store(true, Ordering::Relaxed);
+        }
+        fills
     }
 
     pub(crate) fn unused_ticks(&self, tick: u64) -> u64 {
@@ -175,6 +187,7 @@ impl Purse {
                 want: Nanos(want),
             })
         };
+        let fills = self.fills.swap(false, Ordering::AcqRel);
         if self.gives_back.swap(false, Ordering::AcqRel) {
             let back = self.free.swap(0, Ordering::AcqRel);
             if back > 0 {
@@ -189,7 +202,7 @@ impl Purse {
         let slice = if ahead { self.slice.load(Ordering::Acquire) } else { 0 };
         if demand.all > free {
             wish((demand.one - free).max(1), demand.all.max(slice) - free)
-        } else if self.is_low(tick) {
+        } else if fills && slice > free {
             wish(1, slice - free)
         } else {
             None
@@ -203,6 +216,9 @@ impl Purse {
             return;
         }
         self.put(answer.granted.0.max(0));
+        if self.is_closed() {
+            return self.give_back_all();
+        }
         if answer.granted < wish.want {
             self.be_modest(tick + 1);
             return;
@@ -299,6 +315,10 @@ impl Reservation {
                 purse.put(back);
             }
             purse.reserved.fetch_sub(reserved, Ordering::AcqRel);
+            if purse.is_closed() {
+                purse.give_back_all();
+                self.entry.account.wake();
+            }
         }
         self.entry.account.money_came_back();
     }

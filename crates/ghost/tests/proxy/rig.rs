@@ -21,6 +21,7 @@ use crate::upstream::{KEY, Upstream};
 
 /// $2 and $8 per million tokens; cached input at half a dollar.
 pub(crate) const PRICE: Price = Price::flat(2_000_000_000, 8_000_000_000).with_cache_read(500_000_000);
+const IN_FORCE_WITHIN: Duration = Duration::from_secs(1);
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
 pub(crate) struct Rig {
@@ -122,7 +123,7 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         data_dir: folder,
         public_url: "https://molt.example".parse().unwrap(),
         monthly_cap_nanos: Nanos::dollars(50),
-        limits: Limits { bot: Rates::default(), user: Rates::default() },
+        limits: Limits { bot: Rates::NONE, user: Rates::NONE },
         practice_pace: Duration::ZERO,
     }
 }
@@ -154,6 +155,30 @@ impl Rig {
     pub(crate) async fn call(&self, call: Call) -> Answer {
         let key = call.key.clone().unwrap_or_else(|| self.key.clone());
         send(&self.base, &key, call).await.expect("the proxy answers")
+    }
+
+    /// Chats until the answer says this. A change of a plan or a cap is in force within a second.
+    pub(crate) async fn chat_until(&self, model: &str, said: &str) {
+        let until = Instant::now() + IN_FORCE_WITHIN;
+        loop {
+            let answer = self.chat(model, json!({})).await;
+            if answer.text.contains(said) {
+                return;
+            }
+            assert!(Instant::now() < until, "{}", answer.text);
+        }
+    }
+
+    /// Asks with the key until it opens nothing any more.
+    pub(crate) async fn refused_within_a_second(&self, key: &str) {
+        let until = Instant::now() + IN_FORCE_WITHIN;
+        loop {
+            let answer = self.call(Call::get("/v1/models").key(key)).await;
+            if answer.status == 401 {
+                return;
+            }
+            assert!(Instant::now() < until, "{answer:?}");
+        }
     }
 
     /// Reads so many chunks and hangs up; the id of the call.
