@@ -37,7 +37,7 @@ app/node_modules/.installed: app/package-lock.json
 	@cd app && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
 .PHONY: test
-test: fmt-check lint test-rust test-app test-journey ## everything that must be green before a push
+test: fmt-check lint test-rust test-app test-sdk test-journey ## everything that must be green before a push
 
 .PHONY: check
 check: fmt-check lint test-rust ## the quick half of `make test`: Rust only
@@ -70,6 +70,11 @@ test-postgres-stop:
 .PHONY: test-app
 test-app: app/node_modules/.installed
 	cd app && npm run --silent typecheck && npm test --silent
+
+# OpenAI's and Anthropic's own SDKs against Ghost Key.
+.PHONY: test-sdk
+test-sdk: app build e2e/node_modules/.installed
+	cd e2e && node sdk.mjs
 
 # In a real browser against the real OpenClaw.
 .PHONY: test-journey
