@@ -7,6 +7,8 @@ mod answer;
 mod batch;
 mod call;
 mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod journal;
 mod outgoing;
 mod practice;
