@@ -84,11 +84,19 @@ test-journey: app build e2e/node_modules/.installed
 e2e/node_modules/.installed: e2e/package-lock.json
 	@cd e2e && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
+# Ten minutes for all parsers together: eight of them, two at a time.
+PROVE_FUZZ_SECONDS ?= 150
 .PHONY: prove
-prove: app ## the long proofs, whole: every kill at every moment (six minutes)
+prove: app ## the long proofs, whole: every kill at every moment, ten minutes of random input (twenty minutes)
+	fuzz/run $(PROVE_FUZZ_SECONDS)
 	cargo build --workspace --bins --quiet
 	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --test it
 	@$(MAKE) --no-print-directory test-postgres-stop
+
+SECONDS ?= 20
+.PHONY: fuzz
+fuzz: ## random input for every parser of the proxy (SECONDS=… for each; 20)
+	fuzz/run $(SECONDS)
 
 .PHONY: bench
 bench: build ## how fast and how small: start, memory, model calls a second through Ghost Key
@@ -97,4 +105,4 @@ bench: build ## how fast and how small: start, memory, model calls a second thro
 .PHONY: clean
 clean: ## remove what was built (not your data: that is `molt dev --reset`)
 	cargo clean
-	rm -rf app/dist app/node_modules e2e/node_modules
+	rm -rf app/dist app/node_modules e2e/node_modules fuzz/target
