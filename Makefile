@@ -37,7 +37,7 @@ app/node_modules/.installed: app/package-lock.json
 	@cd app && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
 .PHONY: test
-test: fmt-check lint test-rust test-app test-journey ## everything that must be green before a push
+test: fmt-check lint test-rust test-app test-sdk test-journey ## everything that must be green before a push
 
 .PHONY: check
 check: fmt-check lint test-rust ## the quick half of `make test`: Rust only
@@ -71,6 +71,11 @@ test-postgres-stop:
 test-app: app/node_modules/.installed
 	cd app && npm run --silent typecheck && npm test --silent
 
+# OpenAI's and Anthropic's own SDKs against Ghost Key.
+.PHONY: test-sdk
+test-sdk: app build e2e/node_modules/.installed
+	cd e2e && node sdk.mjs
+
 # In a real browser against the real OpenClaw.
 .PHONY: test-journey
 test-journey: app build e2e/node_modules/.installed
@@ -79,12 +84,20 @@ test-journey: app build e2e/node_modules/.installed
 e2e/node_modules/.installed: e2e/package-lock.json
 	@cd e2e && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
+# Ten minutes for all parsers together: eight of them, two at a time.
+PROVE_FUZZ_SECONDS ?= 150
 .PHONY: prove
-prove: app ## the long proofs, whole: every kill at every moment, then with the real OpenClaw (twelve minutes)
+prove: app ## the long proofs, whole: every kill at every moment, ten minutes of random input, then with the real OpenClaw (half an hour)
+	fuzz/run $(PROVE_FUZZ_SECONDS)
 	cargo build --workspace --bins --quiet
 	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --test it
 	@$(MAKE) --no-print-directory test-postgres-stop
 	node e2e/kills.mjs
+
+SECONDS ?= 20
+.PHONY: fuzz
+fuzz: ## random input for every parser of the proxy (SECONDS=… for each; 20)
+	fuzz/run $(SECONDS)
 
 .PHONY: bench
 bench: build ## how fast and how small: start, memory, model calls a second through Ghost Key
@@ -93,4 +106,4 @@ bench: build ## how fast and how small: start, memory, model calls a second thro
 .PHONY: clean
 clean: ## remove what was built (not your data: that is `molt dev --reset`)
 	cargo clean
-	rm -rf app/dist app/node_modules e2e/node_modules
+	rm -rf app/dist app/node_modules e2e/node_modules fuzz/target

@@ -13,15 +13,18 @@ const STOP_MAX_MS = 30_000;
 const LOOK_AGAIN_MS = 50;
 
 export class Installation {
-  constructor({ molt, dataDir, port }) {
+  // `settings`: a configuration file; `environment`: added to what every program has.
+  constructor({ molt, dataDir, port, settings, environment = {} }) {
     this.molt = molt;
+    this.options = settings ? ["--config", settings] : [];
+    this.environment = environment;
     this.dataDir = dataDir;
     this.port = port;
     this.url = `http://127.0.0.1:${port}`;
   }
 
-  static async start({ molt, dataDir }) {
-    const installation = new Installation({ molt, dataDir, port: await freePort() });
+  static async start({ molt, dataDir, settings, environment }) {
+    const installation = new Installation({ molt, dataDir, port: await freePort(), settings, environment });
     await installation.launch(existsSync(dataDir) ? ["--reset", "--yes"] : []);
     return installation;
   }
@@ -33,8 +36,8 @@ export class Installation {
     const { PATH, HOME, USER, LANG, TMPDIR } = process.env;
     this.child = spawn(
       this.molt,
-      ["dev", "--listen", `127.0.0.1:${this.port}`, "--data-dir", this.dataDir, ...wishes],
-      { env: { PATH, HOME, USER, LANG, TMPDIR }, stdio: ["ignore", screen, screen], detached: true },
+      ["dev", "--listen", `127.0.0.1:${this.port}`, "--data-dir", this.dataDir, ...this.options, ...wishes],
+      { env: { PATH, HOME, USER, LANG, TMPDIR, ...this.environment }, stdio: ["ignore", screen, screen], detached: true },
     );
     await until("molt dev is ready", READY_MAX_MS, async () => {
       if (this.child.exitCode !== null) throw new Error(`molt dev ended:\n${this.screen()}`);

@@ -131,3 +131,80 @@ pub(crate) fn cut_off(surface: Surface) -> Bytes {
     }
     .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::read;
+    use crate::tap::{Tap, whole};
+    use molt_model::TokenUsage;
+
+    const BODY: &[u8] = br#"{"model":"p/m","max_tokens":5,"stream":true}"#;
+    const SAID: &str = "This month's limit is reached: https://molt.example/app/usage";
+
+    #[test]
+    fn a_notice_is_a_whole_answer_that_used_nothing() {
+        for surface in Surface::ALL {
+            for stream in [true, false] {
+                let mut asked = read(surface, BODY).unwrap();
+                asked.stream = stream;
+                asked.usage_asked = true;
+                let notice = notice(SAID, surface, &asked, RequestId::random(), Time::UNIX_EPOCH);
+                let Some(notice) = notice.filter(|_| surface.speaks()) else {
+                    assert!(!surface.speaks(), "{surface:?}");
+                    continue;
+                };
+                let text = String::from_utf8(notice.body.to_vec()).unwrap();
+                assert!(text.contains(SAID) && text.contains("\"p/m\"") && notice.streams == stream);
+                let kind = notice.content_type();
+                assert_eq!(kind.to_str().unwrap().starts_with("text/event-stream"), stream);
+                if stream {
+                    let mut tap = Tap::new(surface, false);
+                    assert_eq!(tap.push(notice.body.clone()), notice.body);
+                    assert_eq!((tap.usage(), tap.done(), tap.finished()), (Some(TokenUsage::default()), true, true));
+                } else {
+                    assert_eq!(whole(surface, &notice.body).usage, Some(TokenUsage::default()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_the_manners_of_its_surface() {
+        let refusal = Refusal::later("busy", "Please try again.", 7);
+        let response = refusal.response(Style::Anthropic);
+        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &HeaderValue::from(7)));
+        let expected = r#"{"type":"error","error":{"type":"rate_limit_error","message":"Please try again."}}"#;
+        assert_eq!(response.into_body(), expected);
+        let expected =
+            r#"{"error":{"message":"Please try again.","type":"rate_limit_error","param":null,"code":"busy"}}"#;
+        assert_eq!(refusal.response(Style::OpenAi).into_body(), expected);
+        for (status, kind) in [(400, "invalid_request_error"), (404, "not_found_error"), (413, "request_too_large")] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let body = Refusal::new(status, "x", "y", "z").body(Style::Anthropic);
+            assert_eq!(body["error"]["type"], kind);
+        }
+    }
+
+    #[test]
+    fn a_break_is_an_error_and_no_end() {
+        for surface in Surface::ALL.into_iter().filter(|surface| surface.speaks()) {
+            let mut tap = Tap::new(surface, false);
+            // In the middle of an event, as breaks are.
+            tap.push(Bytes::from_static(b"event: x\ndata: {\"cho"));
+            let cut = cut_off(surface);
+            tap.push(cut.clone());
+            assert_eq!((tap.done(), tap.finished(), tap.usage()), (false, false, None));
+            let text = String::from_utf8(cut.to_vec()).unwrap();
+            let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+            let event: Value = serde_json::from_str(data).unwrap();
+            assert!(
+                text.starts_with("\n\n")
+                    && text.ends_with("\n\n")
+                    && text.contains("provider_cut") != (surface == Surface::Messages)
+            );
+            assert_eq!(event.get("error").is_some(), surface != Surface::Responses);
+            assert_eq!(text.contains("event: error\n"), surface != Surface::Chat);
+        }
+    }
+}

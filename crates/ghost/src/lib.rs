@@ -9,6 +9,8 @@ mod book;
 mod books;
 mod call;
 mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod journal;
 mod outlive;
 mod practice;

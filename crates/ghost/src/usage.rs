@@ -123,7 +123,7 @@ pub(crate) fn last_report(json: &[u8], depth: usize) -> Option<Report> {
 }
 
 /// The slow way, for reports that don't stand near the end.
-fn field(json: &[u8], depth: usize) -> Option<Report> {
+pub(crate) fn field(json: &[u8], depth: usize) -> Option<Report> {
     #[derive(Deserialize)]
     struct Inner {
         #[serde(default)]

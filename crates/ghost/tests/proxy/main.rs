@@ -256,7 +256,7 @@ async fn the_books_catch_up_after_trouble_in_the_database() {
 async fn the_practice_model_speaks_the_wire_protocol_and_counts_honestly() {
     let rig = Rig::start().await;
     let body = json!({ "model": "practice/practice-1", "stream": true, "stream_options": { "include_usage": true },
-        "messages": [{ "role": "user", "content": "What is 6 * 7?" }] });
+        "max_completion_tokens": 500, "messages": [{ "role": "user", "content": "What is 6 * 7?" }] });
     let answer = rig.call(Call::post("/v1/chat/completions", body.clone())).await;
     let pieces: Vec<Value> = answer
         .text
