@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 
-use crate::admit::{bearer, run_label};
+use crate::call::presented_key;
 use crate::practice::Practice;
 use crate::request;
+use crate::settle::run_label;
 use crate::surface::{Style, Surface};
 use crate::tap::{Tap, whole};
 use crate::upstream::ReplyBody;
@@ -154,7 +155,7 @@ fn headers(data: &[u8]) {
     for name in ["authorization", "x-api-key", "traceparent"] {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.clone());
-        let _ = (bearer(&headers), run_label(&headers));
+        let _ = (presented_key(&headers), run_label(&headers));
     }
 }
 

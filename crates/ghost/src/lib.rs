@@ -146,16 +146,24 @@ impl Ghost {
 }
 
 impl Inner {
+    /// New calls are taken.
+    fn is_open(&self) -> Result<(), Refusal> {
+        if self.calls.is_closed() { Err(restarting()) } else { Ok(()) }
+    }
+
     /// A place among all calls of this process.
     fn permit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.calls).try_acquire_owned().map_err(|error| {
-            let (code, message) = match error {
-                TryAcquireError::NoPermits => ("busy", "Too many calls at once; please try again in a moment."),
-                TryAcquireError::Closed => ("restarting", "Restarting; please try again in a moment."),
-            };
-            Refusal::later(code, message, BUSY_RETRY_SECONDS)
+        Arc::clone(&self.calls).try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::NoPermits => {
+                Refusal::later("busy", "Too many calls at once; please try again in a moment.", BUSY_RETRY_SECONDS)
+            }
+            TryAcquireError::Closed => restarting(),
         })
     }
+}
+
+fn restarting() -> Refusal {
+    Refusal::later("restarting", "Restarting; please try again in a moment.", BUSY_RETRY_SECONDS)
 }
 
 /// The proxy's routes below `/v1`, for a listener that serves other things as well. `Server` is faster.

@@ -203,7 +203,10 @@ mod tests {
             Channel::Runs,
             Channel::Outbox,
             Channel::Inbox,
-            Channel::Admission,
+            Channel::Admission(UserId::random()),
+            Channel::BudgetWanted(UserId::random()),
+            Channel::BudgetFreed(UserId::random()),
+            Channel::Prices,
             Channel::Sessions("u".to_owned()),
             Channel::All,
         ];

@@ -13,8 +13,7 @@ use super::*;
 
 /// Room for the routes and some fifty calls, so that files turn over.
 const SMALL: Bounds = Bounds { bytes: 16 * 1024, segments: 64 };
-const PRICE: Price =
-    Price { input: 1_000_000_000, output: 2_000_000_000, cache_read: None, cache_write: Some(3_000_000_000) };
+const PRICE: Price = Price::flat(1_000_000_000, 2_000_000_000).with_cache_read(1_000_000_000);
 
 struct Folder(PathBuf);
 
