@@ -97,6 +97,7 @@ struct DayUsageView {
 struct CapBody {
     /// US dollars as a decimal string, such as `"12.50"`; null takes the person's own cap away.
     #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required = true)]
     cap_usd: Option<String>,
 }
 

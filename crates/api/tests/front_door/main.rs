@@ -10,5 +10,6 @@ mod operators;
 mod pages;
 mod people;
 mod plan;
+mod spoil;
 mod strangers;
 mod wrong_input;
