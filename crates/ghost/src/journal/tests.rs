@@ -387,11 +387,11 @@ fn on_cpu() -> Duration {
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// `cargo test --release -p molt-ghost -- --ignored --nocapture nanoseconds`
+/// Under full load the books keep up. The figure that it prints means something in a release build only:
+/// `cargo test --release -p molt-ghost -- --nocapture full_load`.
 #[test]
-#[ignore = "a figure, not a proof: only the release build means anything"]
-fn nanoseconds_of_one_call() {
-    const CALLS: u32 = 1_000_000;
+fn under_full_load_every_call_is_read_once() {
+    const CALLS: u32 = if cfg!(debug_assertions) { 20_000 } else { 1_000_000 };
     let (folder, routes, bot) = (Folder::new(), routes(), BotId::random());
     for threads in [1, 2] {
         let (journal, _) = Journal::open(&folder.0, at(0)).unwrap();
