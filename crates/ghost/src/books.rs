@@ -10,6 +10,7 @@ use molt_store::usage::SettledCall;
 use molt_store::{Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use crate::journal::{BATCH_MAX, Batch, Journal, Recovered};
 
@@ -30,6 +31,7 @@ pub(crate) struct Books {
     clock: Arc<dyn Clock>,
     booked: watch::Receiver<u64>,
     stop: CancellationToken,
+    tasks: TaskTracker,
     _guard: DropGuard,
 }
 
@@ -61,11 +63,13 @@ impl Books {
             booked: sender,
             earlier: recovered.holders,
         };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(task.run()));
+        let tasks = TaskTracker::new();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(task.run()));
         let beats = beat(store.clone(), Arc::clone(&clock), Arc::clone(&journal));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(beats));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(beats));
+        tasks.close();
         let guard = stop.clone().drop_guard();
-        Self { journal, store, clock, booked, stop, _guard: guard }
+        Self { journal, store, clock, booked, stop, tasks, _guard: guard }
     }
 
     /// How many calls went into the books so far; changes with each batch.
@@ -82,7 +86,7 @@ impl Books {
     /// Stops writing. With nothing left to book, all that this process has on lease returns; otherwise its next start sees
     /// to it. Nothing may be leased or admitted any more.
     pub(crate) async fn close(&self) {
-        self.stop.cancel();
+        self.stop().await;
         if !self.journal.is_done() {
             tracing::warn!("calls are left in the journal; the next start writes them into the books");
             return;
@@ -93,6 +97,14 @@ impl Books {
                 "leases of budgets can't be given back just now; the next start does it"
             );
         }
+    }
+}
+
+impl Books {
+    /// A batch in the middle is written whole or not at all, and again by the next start.
+    async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
     }
 }
 
@@ -201,4 +213,149 @@ async fn seen(store: &Store, clock: &dyn Clock, holder: HolderId) -> Result<bool
     let held = tx.holder_seen(holder, clock.now()).await?;
     tx.commit().await?;
     Ok(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use molt_model::{KeyId, Nanos, Price, PriceVersion, RequestId, SystemClock, TokenUsage, UserId};
+    use molt_store::testing::{TestDatabase, database};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::journal::{AdmittedCall, Outcome, Route};
+
+    struct Proxy {
+        database: TestDatabase,
+        folder: PathBuf,
+        user: UserId,
+    }
+
+    impl Proxy {
+        async fn new() -> Self {
+            let (database, user) = (database().await, UserId::random());
+            let values = format!("('{user}', 'test', '{user}', '{user}@example.com')");
+            database.execute(&format!("insert into molt.users (id, issuer, subject, email) values {values}")).await;
+            database.execute("insert into molt.price_books (version, prices) values ('v', '{}')").await;
+            Self { database, folder: std::env::temp_dir().join(format!("molt-books-{}", Uuid::new_v4())), user }
+        }
+
+        fn start(&self) -> (Arc<Journal>, Books) {
+            let (journal, recovered) = Journal::open(&self.folder, SystemClock.now()).unwrap();
+            let journal = Arc::new(journal);
+            let store = self.database.store.clone();
+            let books = Books::start(store, Arc::new(SystemClock), Arc::clone(&journal), recovered);
+            (journal, books)
+        }
+
+        fn call(&self, journal: &Journal, price_version: &str) -> RequestId {
+            let route = Route {
+                provider: "p".into(),
+                model: "p/m".into(),
+                surface: "chat".into(),
+                price: Price::default(),
+                price_version: PriceVersion(price_version.to_owned()),
+            };
+            let call = AdmittedCall {
+                id: RequestId::random(),
+                user: self.user,
+                book_key: Uuid::new_v4(),
+                bot: None,
+                key: KeyId::random(),
+                run: None,
+                routes: &[Arc::new(route)],
+                period_start: "2026-11-01T00:00:00Z".parse().unwrap(),
+                input_tokens_estimate: 1,
+                reserved: Nanos(5),
+                at: SystemClock.now(),
+            };
+            let outcome = Outcome {
+                route: 0,
+                usage: TokenUsage::default(),
+                charged: Nanos(2),
+                operator: Nanos::ZERO,
+                estimate: None,
+                first_byte_ms: None,
+                duration_ms: 1,
+            };
+            journal.admit(&call).unwrap().settle(&outcome);
+            call.id
+        }
+
+        async fn spent(&self) -> i64 {
+            self.database.count("select settled_nanos from molt.budgets where scope = 'user'").await
+        }
+
+        async fn unreleased(&self) -> i64 {
+            self.database.count("select count(*) from molt.holders where released_at is null").await
+        }
+    }
+
+    impl Drop for Proxy {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_the_books_refuse_keeps_nobody_waiting_and_is_not_lost() {
+        let proxy = Proxy::new().await;
+        let (journal, books) = proxy.start();
+        let mut wrong = Vec::new();
+        for n in 0..200 {
+            let unknown = n == 0 || n == 77 || n == 78 || n == 199;
+            let id = proxy.call(&journal, if unknown { "later" } else { "v" });
+            wrong.extend(unknown.then_some(id));
+        }
+        books.empty().await;
+        assert_eq!(proxy.spent().await, 196 * 2);
+        books.close().await;
+        assert_eq!(proxy.unreleased().await, 1, "what isn't booked is still on lease");
+        drop((journal, books));
+
+        let (journal, books) = proxy.start();
+        books.empty().await;
+        assert_eq!(proxy.spent().await, 196 * 2);
+        proxy.database.execute("insert into molt.price_books (version, prices) values ('later', '{}')").await;
+        journal.bring_back();
+        books.empty().await;
+        assert_eq!(proxy.spent().await, 200 * 2);
+        for id in wrong {
+            let row = format!("select count(*) from molt.usage_logs where id = '{id}'");
+            assert_eq!(proxy.database.count(&row).await, 1);
+        }
+        assert!(*books.booked().borrow() >= 4);
+    }
+
+    #[tokio::test]
+    async fn leases_return_when_their_holders_calls_are_booked() {
+        let proxy = Proxy::new().await;
+        let (journal, books) = proxy.start();
+        proxy.call(&journal, "v");
+        books.empty().await;
+        assert_eq!(proxy.spent().await, 2);
+        books.close().await;
+        assert_eq!(proxy.unreleased().await, 0, "a polite end");
+        proxy.call(&journal, "v");
+        drop((journal, books));
+
+        let (journal, books) = proxy.start();
+        let mut booked = books.booked();
+        booked.wait_for(|booked| *booked == 1).await.unwrap();
+        assert_eq!(proxy.spent().await, 4);
+        // Killed with nothing to book: the next start gives back all the same.
+        books.stop().await;
+        drop((journal, books));
+        let (journal, books) = proxy.start();
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while !journal.holders_done().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("earlier holders are released without a call to book");
+        books.close().await;
+        assert_eq!(proxy.unreleased().await, 0);
+    }
 }

@@ -274,4 +274,33 @@ mod tests {
         database.execute(&format!("delete from molt.users where id = '{user}'")).await;
         assert_eq!(database.count("select sum(cost_nanos) from molt.usage_logs").await, 21);
     }
+
+    #[tokio::test]
+    async fn a_batch_tells_each_person_once_what_it_sums_to() {
+        let database = database().await;
+        let (user, other) = (person(&database).await, person(&database).await);
+        let now = at("2026-11-22T10:00:00Z");
+        let mut tx = database.store.system().await.unwrap();
+        tx.keep_price_book("v", &json!({}), now).await.unwrap();
+        let mine = |nanos| call(user, nanos, "2026-11-22T10:00:00Z");
+        let theirs = SettledCall { operator_nanos: 5, ..call(other, 1, "2026-11-22T10:00:00Z") };
+        let batch = [mine(5), SettledCall { model: "p/other".into(), ..mine(7) }, theirs.clone(), mine(0)];
+        assert_eq!(tx.record_calls(&batch, now).await.unwrap().len(), 4);
+        assert_eq!(tx.record_calls(&batch, now).await.unwrap().len(), 0);
+        tx.commit().await.unwrap();
+        assert_eq!(database.count("select count(*) from molt.events").await, 2);
+        let told = async |user: UserId| -> serde_json::Value {
+            let sql = format!("select body from molt.events where user_id = '{user}' and id = 1 and kind = 'usage'");
+            serde_json::from_str(&database.text(&sql).await.unwrap()).unwrap()
+        };
+        let sums = json!({ "type": "usage", "run_id": null, "model": null, "tokens_in": 9, "tokens_out": 6,
+                           "cost_usd": "0.000000012", "duration_ms": 3, "calls": 3 });
+        assert_eq!(told(user).await, sums);
+        let single = json!({ "type": "usage", "run_id": null, "model": "p/m", "tokens_in": 3, "tokens_out": 2,
+                             "cost_usd": "0.000000001", "duration_ms": 1 });
+        assert_eq!(told(other).await, single);
+        let row = "select holder || ' ' || reserved_nanos || ' ' || operator_nanos || ' ' || to_char(period_start at time zone 'UTC', 'YYYY-MM-DD') from molt.usage_logs where id";
+        let row = database.text(&format!("{row} = '{}'", theirs.id)).await.unwrap();
+        assert_eq!(row, format!("{} 1 5 2026-11-01", theirs.holder));
+    }
 }

@@ -1,8 +1,10 @@
 //! The journal against a model of itself, against torn files, and against many threads at once.
 //! Never: a polite shutdown; what is dropped here leaves its files as a kill does.
 
+mod model;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use molt_model::usage::Estimate;
 use molt_model::{BotId, KeyId, Nanos, Price, PriceVersion, RequestId, RunId, TokenUsage, UserId};
@@ -353,118 +355,8 @@ fn threads_that_settle_and_books_that_read_lose_nothing_and_see_nothing_twice() 
     assert_eq!(folder.open(SMALL).1.calls, 0);
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Admit { routes: usize, run: bool, bot: bool },
-    Sent(usize, usize),
-    Returned(usize),
-    Relayed(usize, i64),
-    Settle(usize, i64),
-    Void(usize),
-    Book(usize),
-    SetAside,
-    Kill,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let which = 0..64usize;
-    prop_oneof![
-        8 => (1..=2usize, any::<bool>(), any::<bool>()).prop_map(|(routes, run, bot)| Step::Admit { routes, run, bot }),
-        4 => (which.clone(), 0..2usize).prop_map(|(at, route)| Step::Sent(at, route)),
-        2 => which.clone().prop_map(Step::Returned),
-        2 => (which.clone(), 0..1_000i64).prop_map(|(at, pieces)| Step::Relayed(at, pieces)),
-        4 => (which.clone(), 0..1_000i64).prop_map(|(at, output)| Step::Settle(at, output)),
-        2 => which.prop_map(Step::Void),
-        2 => (1..20usize).prop_map(Step::Book),
-        1 => Just(Step::SetAside),
-        1 => Just(Step::Kill),
-    ]
-}
-
-/// What the books are owed, and the calls on their way with whether and where they left and what had come back.
-struct Model<'a> {
-    owed: BTreeMap<RequestId, SettledCall>,
-    aside: BTreeSet<RequestId>,
-    open: Vec<(Slot, AdmittedCall<'a>, Option<usize>, i64)>,
-}
-
-fn run_steps(steps: Vec<Step>) {
-    let (folder, routes, bot) = (Folder::new(), routes(), BotId::random());
-    let (mut journal, _) = folder.open(SMALL);
-    let mut model = Model { owed: BTreeMap::new(), aside: BTreeSet::new(), open: Vec::new() };
-    for step in steps.into_iter().chain([Step::Kill]) {
-        let open = model.open.len();
-        match step {
-            Step::Admit { routes: count, run, bot: has_bot } => {
-                let run = run.then(RunId::random);
-                let one = AdmittedCall { run, ..call(has_bot.then_some(&bot), &routes[..count]) };
-                model.open.push((journal.admit(&one).unwrap(), one, None, 0));
-            }
-            Step::Book(most) => {
-                let batch = journal.collect(most);
-                let waiting = model.owed.len() - model.aside.len();
-                assert_eq!(batch.calls.len(), most.min(waiting));
-                journal.booked(&batch.places);
-                for call in batch.calls {
-                    assert_eq!(model.owed.remove(&call.id), Some(call));
-                }
-            }
-            Step::SetAside => {
-                let batch = journal.collect(1);
-                if let Some(place) = batch.places.first() {
-                    journal.set_aside(place);
-                    model.aside.insert(batch.calls[0].id);
-                }
-            }
-            Step::Kill => {
-                let holder = journal.holder();
-                drop(journal);
-                let left: Vec<_> =
-                    model.open.drain(..).filter_map(|(_, call, route, pieces)| Some((call, route?, pieces))).collect();
-                model.owed.extend(
-                    left.iter().map(|(call, route, pieces)| (call.id, restarted(holder, call, *route, *pieces))),
-                );
-                model.aside.clear();
-                let (opened, recovered) = folder.open(SMALL);
-                journal = opened;
-                assert_eq!((recovered.calls, recovered.estimated), (model.owed.len(), left.len()));
-                assert_eq!(by_id(journal.collect(usize::MAX).calls), model.owed);
-                assert!(recovered.holders.contains(&holder));
-            }
-            _ if open == 0 => {}
-            Step::Sent(at, route) => {
-                let (slot, call, sent, _) = &mut model.open[at % open];
-                *sent = Some(route % call.routes.len());
-                slot.sent(route % call.routes.len());
-            }
-            Step::Returned(at) => {
-                let (slot, _, sent, _) = &mut model.open[at % open];
-                *sent = None;
-                slot.returned();
-            }
-            Step::Relayed(at, more) => {
-                let (slot, _, _, pieces) = &mut model.open[at % open];
-                *pieces += more;
-                slot.relayed(*pieces);
-            }
-            Step::Settle(at, output) => {
-                let (slot, call, _, _) = model.open.swap_remove(at % open);
-                let outcome = outcome(at % call.routes.len(), output);
-                slot.settle(&outcome);
-                model.owed.insert(call.id, row(journal.holder(), &call, &outcome));
-            }
-            Step::Void(at) => model.open.swap_remove(at % open).0.void(),
-        }
-    }
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-    #[test]
-    fn whatever_happens_the_next_start_knows_it(steps in proptest::collection::vec(step(), 1..400)) {
-        run_steps(steps);
-    }
-
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
     #[test]
     fn any_file_is_read_without_a_panic(garbage in proptest::collection::vec(any::<u8>(), 1..4_000), from in 0usize..6_000) {
         let (folder, routes) = (Folder::new(), routes());
@@ -488,11 +380,17 @@ proptest! {
     }
 }
 
-/// `cargo test --release -p molt-ghost -- --ignored --nocapture nanoseconds`
+/// This thread's time on a processor: other load on the machine doesn't show in it. Linux only, as the figure is.
+fn on_cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Under full load the books keep up. The figure that it prints means something in a release build only:
+/// `cargo test --release -p molt-ghost -- --nocapture full_load`.
 #[test]
-#[ignore = "a figure, not a proof: only the release build means anything"]
-fn nanoseconds_of_one_call() {
-    const CALLS: u32 = 1_000_000;
+fn under_full_load_every_call_is_read_once() {
+    const CALLS: u32 = if cfg!(debug_assertions) { 20_000 } else { 1_000_000 };
     let (folder, routes, bot) = (Folder::new(), routes(), BotId::random());
     for threads in [1, 2] {
         let (journal, _) = Journal::open(&folder.0, at(0)).unwrap();
@@ -501,24 +399,24 @@ fn nanoseconds_of_one_call() {
         let took = std::thread::scope(|scope| {
             let one = || {
                 let one = AdmittedCall { id: RequestId(Uuid::from_u128(1)), ..call(Some(&bot), &routes) };
-                let began = Instant::now();
+                let began = on_cpu();
                 for n in 0..CALLS {
                     let slot = journal.admit(&one).unwrap();
                     slot.sent(0);
                     slot.relayed(i64::from(n));
                     slot.settle(&outcome(0, i64::from(n)));
                 }
-                began.elapsed()
+                on_cpu() - began
             };
             let settling: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
             let books = scope.spawn(|| {
                 let (mut booked, mut reading) = (0, Duration::ZERO);
                 while !done.load(Ordering::Relaxed) || journal.waiting() > 0 {
-                    let began = Instant::now();
+                    let began = on_cpu();
                     let batch = journal.collect(BATCH_MAX);
                     journal.booked(&batch.places);
                     booked += batch.calls.len();
-                    reading += began.elapsed();
+                    reading += on_cpu() - began;
                 }
                 (booked, reading)
             });
@@ -529,7 +427,7 @@ fn nanoseconds_of_one_call() {
         });
         assert_eq!(booked, CALLS as usize * threads as usize);
         println!(
-            "{threads} threads: {} ns a call; the books read a call in {} ns",
+            "{threads} threads: {} ns of processor time a call; the books read one in {} ns",
             (took / threads / CALLS).as_nanos(),
             (reading / CALLS / threads).as_nanos()
         );
