@@ -80,10 +80,11 @@ e2e/node_modules/.installed: e2e/package-lock.json
 	@cd e2e && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
 .PHONY: prove
-prove: app ## the long proofs, whole: every kill at every moment (six minutes)
+prove: app ## the long proofs, whole: every kill at every moment, then with the real OpenClaw (twelve minutes)
 	cargo build --workspace --bins --quiet
 	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --test it
 	@$(MAKE) --no-print-directory test-postgres-stop
+	node e2e/kills.mjs
 
 .PHONY: bench
 bench: build ## how fast and how small: start, memory, model calls a second through Ghost Key

@@ -104,9 +104,11 @@ async fn serve(
     screen.gap();
     screen.changing("Stopping the assistants, then Postgres (Ctrl-C again: at once)");
     installing.abort();
-    platform.stop().await;
-    stopping.cancel();
-    let _ = tokio::join!(public, private);
+    let unlisten = async {
+        stopping.cancel();
+        let _ = tokio::join!(public, private);
+    };
+    platform.stop(unlisten).await;
     Ok(())
 }
 

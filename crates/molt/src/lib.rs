@@ -11,6 +11,7 @@ pub mod http;
 pub mod install;
 pub mod log;
 pub mod npm;
+pub mod outdated;
 pub mod screen;
 pub mod serve;
 pub mod signal;

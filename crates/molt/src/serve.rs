@@ -44,14 +44,16 @@ pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     tracing::info!(listen = %bound, "ready");
     stop.asked().await;
     tracing::info!("stopping");
+    let unlisten = async {
+        stopping.cancel();
+        let _ = private.await;
+        if let Some(public) = public {
+            let _ = public.await;
+        }
+    };
     tokio::select! {
-        () = platform.stop() => {}
+        () = platform.stop(unlisten) => {}
         () = stop.asked() => tracing::warn!("stopped at once; the next start takes up what was left"),
-    }
-    stopping.cancel();
-    let _ = private.await;
-    if let Some(public) = public {
-        let _ = public.await;
     }
     Ok(())
 }

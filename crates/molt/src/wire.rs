@@ -96,8 +96,9 @@ impl Platform {
     }
 
     /// Ends everything in the order that loses nothing: cells first, whose last calls still settle; then the loops, the
-    /// books, and the database. Each part has a bound of its own.
-    pub async fn stop(self) {
+    /// books, the listeners (which `unlisten` ends), and the database, which nobody asks any more by then. Each part has a
+    /// bound of its own.
+    pub async fn stop(self, unlisten: impl Future<Output = ()>) {
         if let Some(fleet) = &self.fleet
             && let Err(error) = fleet.shutdown().await
         {
@@ -112,6 +113,7 @@ impl Platform {
         if let Some(ghost) = &self.ghost {
             ghost.drain().await;
         }
+        unlisten.await;
         self.store.close().await;
     }
 }

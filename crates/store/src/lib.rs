@@ -135,7 +135,9 @@ impl Store {
         Ok(())
     }
 
+    /// Gives every connection back, the listening one first. To be called before the server is stopped.
     pub async fn close(&self) {
+        self.wakeups.close().await;
         self.pool.close().await;
     }
 }

@@ -17,6 +17,8 @@ mod me;
 mod models;
 mod skills;
 
+pub(crate) use events::LAST_EVENT_ID;
+
 use axum::Router;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};

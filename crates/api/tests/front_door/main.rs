@@ -11,5 +11,6 @@ mod operators;
 mod pages;
 mod people;
 mod plan;
+mod spoil;
 mod strangers;
 mod wrong_input;

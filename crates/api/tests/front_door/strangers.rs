@@ -15,8 +15,6 @@ pub(crate) struct Operation {
     pub(crate) open: bool,
     /// A body that fits.
     pub(crate) body: Option<Value>,
-    /// The description says that fields it doesn't name are refused.
-    pub(crate) strict: bool,
 }
 
 /// Every operation that the description names.
@@ -30,19 +28,12 @@ pub(crate) fn operations() -> Vec<Operation> {
                 method: method.to_uppercase(),
                 path: path.clone(),
                 open: operation["security"].as_array().is_some_and(|rules| rules.iter().all(|rule| *rule == json!({}))),
-                strict: is_strict(schema, &api),
                 body: (!schema.is_null()).then(|| example(schema, &api)),
             });
         }
     }
     assert!(found.len() >= 30);
     found
-}
-
-fn is_strict(schema: &Value, api: &Value) -> bool {
-    let named = [schema, &schema["oneOf"][0], &schema["oneOf"][1]].into_iter().find_map(|one| one["$ref"].as_str());
-    let name = named.and_then(|reference| reference.rsplit('/').next()).unwrap_or_default();
-    api["components"]["schemas"][name]["additionalProperties"] == json!(false)
 }
 
 /// A value that fits a schema of ours: required fields only, the first of each choice.

@@ -12,6 +12,7 @@ use molt_bot::leftovers::{MARK_VARIABLE, living, mark, parent, start_time};
 use molt_bot::{CellAddress, CellHealth, Client};
 use molt_fleet::{CellSpec, Config, Ensured, Fleet, Host, ProcessHost, Report, RuntimeState, cell_users};
 use molt_model::{BotId, Intent, Observed};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::stage::Stage;
@@ -21,6 +22,9 @@ const CHILD_VARIABLE: &str = "MOLT_FLEET_TEST_HOST";
 
 /// The command of the real runtime as a JSON array, to try these stories with it.
 const RUNTIME_VARIABLE: &str = "MOLT_TEST_RUNTIME";
+
+/// Far longer than a look takes, unless it is paused in the middle.
+const LOOK_TAKES: Duration = Duration::from_millis(50);
 
 struct House {
     stage: Stage,
@@ -392,6 +396,28 @@ fn spec(config: &Config, bot: BotId) -> CellSpec {
         revision: 1,
         runtime_command: vec![runtime.to_str().unwrap().to_owned(), "gateway".to_owned()],
     }
+}
+
+#[tokio::test]
+async fn a_look_from_elsewhere_never_passes_for_a_living_cell() {
+    let house = House::new().await;
+    let (host, bot) = (house.host(), BotId::random());
+    let spec = spec(&house.config, bot.clone());
+    assert_eq!(host.ensure(&spec).await.unwrap(), Ensured::Started);
+    host.stop(&bot, false).await.unwrap();
+
+    // Somebody looks, as `molt doctor` does from a process of its own.
+    let alive = std::fs::File::open(house.state(&bot).with_file_name("run").join("alive")).unwrap();
+    flock(&alive, FlockOperation::NonBlockingLockShared).unwrap();
+    assert_eq!(host.inspect(&bot).await.unwrap(), Report::Absent);
+    let look = std::thread::spawn(move || {
+        std::thread::sleep(LOOK_TAKES);
+        drop(alive);
+    });
+    assert_eq!(host.ensure(&spec).await.unwrap(), Ensured::Started);
+    look.join().unwrap();
+    assert_eq!(host.ensure(&spec).await.unwrap(), Ensured::AlreadyThere);
+    house.clear().await;
 }
 
 #[tokio::test]

@@ -9,5 +9,6 @@ mod live;
 mod money;
 mod stack;
 mod startup;
+mod stop;
 mod tidy;
 mod wrong_input;
