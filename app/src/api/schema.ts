@@ -318,6 +318,24 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/bots/{id}/cap": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Where the assistant's use stops in a period, and how far it is. */
+        get: operations["readBotCap"];
+        /** Sets where the assistant's use stops in a period. In force within a second. */
+        put: operations["setBotCap"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/bots/{id}/chat-ticket": {
         parameters: {
             query?: never;
@@ -507,6 +525,60 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/keys": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The caller's Ghost Keys, newest first: all in force, and those revoked in the current period. */
+        get: operations["listKeys"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/keys/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Revokes a key: within a second it opens nothing, and it can't be brought back. Twice is once. An assistant whose own key
+         *     it was starts afresh with a new one.
+         */
+        delete: operations["revokeKey"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/keys/{id}/cap": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Sets where the use of a program's key stops in a period. In force within a second. */
+        put: operations["setKeyCap"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/me": {
         parameters: {
             query?: never;
@@ -641,6 +713,15 @@ export interface components {
             /** @description Where to go now. */
             return_url: string;
         };
+        /** @description The cap of one assistant in the current period. Amounts are US dollars as decimals. */
+        BotCapView: {
+            /** @description The highest cap that can be set. */
+            cap_max_usd: string;
+            /** @description Null: only the person's own cap holds. */
+            cap_usd?: string | null;
+            /** @description What the assistant has used of it. */
+            spent_usd: string;
+        };
         /** @description A skill that a bot has. */
         BotSkill: {
             enabled: boolean;
@@ -656,6 +737,8 @@ export interface components {
              */
             applied_revision: number;
             bot_name: string;
+            /** @description Where its use stops in a period, in US dollars; null: only the person's own cap holds. */
+            cap_usd?: string | null;
             /** Format: date-time */
             created_at: string;
             id: string;
@@ -677,7 +760,7 @@ export interface components {
             vertical: components["schemas"]["Vertical"];
         };
         CapBody: {
-            /** @description US dollars as a decimal string, such as `"12.50"`; null takes the person's own cap away. */
+            /** @description US dollars as a decimal string, such as `"12.50"`; null takes this cap away, and the next wider one holds. */
             cap_usd: string | null;
         };
         CapView: {
@@ -724,7 +807,7 @@ export interface components {
          * @description The stable codes of this API. A client may switch on them; their words never change.
          * @enum {string}
          */
-        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "idempotency_key_reused" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "route_not_found" | "bot_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_open" | "too_many_tries" | "unexpected" | "unavailable";
+        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "idempotency_key_reused" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "route_not_found" | "bot_not_found" | "key_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_open" | "too_many_tries" | "unexpected" | "unavailable";
         Conversation: {
             archived: boolean;
             /** Format: date-time */
@@ -761,6 +844,31 @@ export interface components {
         InstallBody: {
             config?: Record<string, never> | null;
             skill_id: string;
+        };
+        KeyCapView: {
+            cap_max_usd: string;
+            cap_usd?: string | null;
+        };
+        /** @description A Ghost Key, without the key itself, which is shown once when it is made. Amounts are US dollars as decimals. */
+        KeyView: {
+            /** @description The assistant whose key it is; null: a program's. */
+            bot_id?: string | null;
+            /** @description Where its use stops in a period; null: only the wider caps hold. */
+            cap_usd?: string | null;
+            /** Format: date-time */
+            created_at: string;
+            id: string;
+            label: string;
+            /**
+             * Format: date-time
+             * @description Set: it opens nothing until it is resumed.
+             */
+            paused_at?: string | null;
+            paused_reason?: string | null;
+            /** Format: date-time */
+            revoked_at?: string | null;
+            /** @description In the current period. */
+            spent_usd: string;
         };
         Link: {
             url: string;
@@ -882,6 +990,8 @@ export interface components {
                  */
                 applied_revision: number;
                 bot_name: string;
+                /** @description Where its use stops in a period, in US dollars; null: only the person's own cap holds. */
+                cap_usd?: string | null;
                 /** Format: date-time */
                 created_at: string;
                 id: string;
@@ -901,6 +1011,30 @@ export interface components {
                 /** @description What was done for it, oldest first. */
                 steps: components["schemas"]["StepView"][];
                 vertical: components["schemas"]["Vertical"];
+            }[];
+            next?: string | null;
+        };
+        /** @description One page of a list. `next` goes into `?after=` to get the page that follows; null: this is the last one. */
+        Page_KeyView: {
+            items: {
+                /** @description The assistant whose key it is; null: a program's. */
+                bot_id?: string | null;
+                /** @description Where its use stops in a period; null: only the wider caps hold. */
+                cap_usd?: string | null;
+                /** Format: date-time */
+                created_at: string;
+                id: string;
+                label: string;
+                /**
+                 * Format: date-time
+                 * @description Set: it opens nothing until it is resumed.
+                 */
+                paused_at?: string | null;
+                paused_reason?: string | null;
+                /** Format: date-time */
+                revoked_at?: string | null;
+                /** @description In the current period. */
+                spent_usd: string;
             }[];
             next?: string | null;
         };
@@ -1718,6 +1852,70 @@ export interface operations {
             };
         };
     };
+    readBotCap: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BotCapView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    setBotCap: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CapBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BotCapView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     createChatTicket: {
         parameters: {
             query?: never;
@@ -2215,6 +2413,96 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listKeys: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_KeyView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    revokeKey: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    setKeyCap: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CapBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeyCapView"];
                 };
             };
             /** @description A Problem (RFC 9457); `code` says which */

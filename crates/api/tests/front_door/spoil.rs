@@ -146,6 +146,7 @@ impl Described {
                 ("id", Some("bots" | "chat")) => "bot_not_found",
                 ("cid", _) => "conversation_not_found",
                 ("sid", _) => "unknown_skill",
+                ("id", Some("keys")) => "key_not_found",
                 ("id", Some("admin")) => "user_not_found",
                 ("id", _) if self.path.starts_with("/checkout/") => "checkout_not_found",
                 other => panic!("{}: say here what is not found by a bad {other:?}", self.path),
