@@ -87,11 +87,12 @@ e2e/node_modules/.installed: e2e/package-lock.json
 # Ten minutes for all parsers together: eight of them, two at a time.
 PROVE_FUZZ_SECONDS ?= 150
 .PHONY: prove
-prove: app ## the long proofs, whole: every kill at every moment, ten minutes of random input (twenty minutes)
+prove: app ## the long proofs, whole: every kill at every moment, ten minutes of random input, then with the real OpenClaw (half an hour)
 	fuzz/run $(PROVE_FUZZ_SECONDS)
 	cargo build --workspace --bins --quiet
 	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --test it
 	@$(MAKE) --no-print-directory test-postgres-stop
+	node e2e/kills.mjs
 
 SECONDS ?= 20
 .PHONY: fuzz

@@ -79,7 +79,7 @@ export class Installation {
       .filter((name) => /^\d+$/.test(name) && !ours.has(name))
       .map((name) => ({ pid: Number(name), command: read(name, "cmdline").replaceAll("\0", " ").trim(), environment: read(name, "environ") }))
       .filter(({ command, environment }) => command !== "" && (command.includes(this.dataDir) || environment.includes(this.dataDir)))
-      .map(({ pid, command }) => ({ pid, command }));
+      .map(({ pid, command }) => ({ pid, command, parent: Number(parent(read, pid)) }));
   }
 
   cells() {
@@ -90,11 +90,36 @@ export class Installation {
     return this.processes().filter(({ command }) => command.includes("openclaw") && !command.includes("npm"));
   }
 
+  // The runtimes without the helpers that they start for themselves: one per running bot, or something is wrong.
+  gateways() {
+    const runtimes = this.runtimes();
+    const pids = new Set(runtimes.map(({ pid }) => pid));
+    return runtimes.filter(({ parent, command }) => !pids.has(parent) && !/(^|\/)molt[^/ ]*( |$)/.test(command));
+  }
+
   // Kill -9.
   killCell() {
     const cells = this.cells();
     if (cells.length !== 1) throw new Error(`one cell expected: ${JSON.stringify(cells)}`);
     end(cells[0].pid);
+  }
+
+  killRuntime() {
+    const gateways = this.gateways();
+    if (gateways.length !== 1) throw new Error(`one runtime expected: ${JSON.stringify(gateways)}`);
+    end(gateways[0].pid);
+  }
+
+  async killMolt() {
+    this.child.kill("SIGKILL");
+    await until("molt is gone", STOP_MAX_MS, () => this.child.exitCode !== null || this.child.signalCode !== null);
+  }
+
+  // The folders that bots have.
+  botFolders() {
+    return readdirSync(join(this.dataDir, "bots"), { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => entry.name);
   }
 
   // Whether a Markdown file of some bot's state holds these words.
@@ -112,9 +137,13 @@ function ancestors(read) {
   const found = new Set();
   for (let pid = String(process.pid); pid && pid !== "0" && !found.has(pid); ) {
     found.add(pid);
-    pid = /^PPid:\s*(\d+)/m.exec(read(pid, "status"))?.[1];
+    pid = parent(read, pid);
   }
   return found;
+}
+
+function parent(read, pid) {
+  return /^PPid:\s*(\d+)/m.exec(read(pid, "status"))?.[1];
 }
 
 function end(pid) {

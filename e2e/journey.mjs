@@ -48,6 +48,8 @@ try {
   await stopAnAnswer();
   await reloadKeepsEverything();
   await pullThePlug();
+  await reachTheCap();
+  await putAwayAndBringBack();
   await seeTheBill();
   await sameByCurl();
   assert.deepEqual(browser.faults, [], "the browser's console is clean");
@@ -214,19 +216,62 @@ async function pullThePlug() {
   assert.deepEqual([installation.cells().length, new Set(await pageWords()).size > 0], [1, true]);
 }
 
+// The assistant says that it has stopped, the link in its words leads to where it is mended, and it goes on.
+async function reachTheCap() {
+  await by("nav-usage").click();
+  await setCap("0");
+  await by("page-back").click();
+  const stopped = await turn("Is it going to rain?");
+  assert.match(stopped.text, /spending limit of \$0\.00 is reached/, "the assistant says why it stops");
+  await browser.pictures("17-cap-reached");
+  await page.getByTestId("message-assistant").last().getByRole("link").click();
+  await by("usage-meter").waitFor();
+  assert.equal(page.context().pages().length, 1, "a page of the app opens in the same tab");
+  await setCap("20");
+  await by("page-back").click();
+  const on = await turn("And now?");
+  assert.doesNotMatch(on.text, /spending limit/, "the next turn is answered");
+}
+
+async function setCap(dollars) {
+  await by("usage-cap").fill(dollars);
+  await by("usage-cap-save").click();
+  await page.getByText(`of $${dollars}.00`).waitFor();
+}
+
+async function putAwayAndBringBack() {
+  const said = await pageWords();
+  await by("conversation-more").click();
+  await by("conversation-archive").click();
+  await by("nav-archived").click();
+  await by("archived").getByText("Bring back").waitFor();
+  await browser.pictures("18-archived");
+  await by("archived").getByRole("link").first().click();
+  await until("what was put away can be read", TURN_MAX_MS, async () => (await pageWords()).length === said.length);
+  await page.goBack();
+  await by("archived").getByText("Bring back").click();
+  await by("archived-empty").waitFor();
+  await by("page-back").click();
+  await until("it is back in the side panel", TURN_MAX_MS, async () => (await by("nav-archived").count()) === 0);
+}
+
 async function seeTheBill() {
   await by("nav-usage").click();
   await by("usage-total").waitFor();
   figures.usage = await textOf("usage-usage");
-  await browser.pictures("17-usage");
+  await browser.pictures("19-usage");
   await page.goBack();
   await by("nav-settings").click();
   await by("settings-name").waitFor();
-  await browser.pictures("18-settings");
+  await browser.pictures("20-settings");
   await page.goBack();
   await by("nav-account").click();
   await by("account-email").waitFor();
-  await browser.pictures("19-account");
+  await browser.pictures("21-account");
+  await by("account-delete").click();
+  await by("account-delete-name").waitFor();
+  await browser.pictures("22-account-delete");
+  await by("account-delete-cancel").click();
 }
 
 // A second person, by curl alone, with a runtime of their own beside the first.

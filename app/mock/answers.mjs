@@ -28,6 +28,37 @@ def cost(tokens_in, tokens_out):
 
 <b>Tags</b> stay text, and [this link](javascript:alert(1)) is none.`;
 
+const CAP =
+  "I stopped here because this month's spending limit of $20.00 is reached. You can raise the limit here, and I answer again at once: http://127.0.0.1:8912/app/usage Otherwise I'm back on 1 December.";
+
+const RTL = `أهلاً وسهلاً. هذه خطة قصيرة ليوم السبت:
+
+- خذ قطار الساعة 9:04
+- امشِ على ضفة النهر
+
+> רכבת יוצאת בתשע וארבע דקות.
+
+And one line from left to right, with שלום in it.`;
+
+const LONG = `A word: ${'Donaudampfschifffahrtsgesellschaftskapitän'.repeat(6)}
+
+Inline \`${'a_very_long_identifier_that_never_ends_'.repeat(4)}\` and https://example.org/${'path-that-goes-on/'.repeat(12)}
+
+\`\`\`
+${'one line of code that is much wider than any phone; '.repeat(6)}
+\`\`\`
+
+| ${'header'.repeat(8)} | b | c | d |
+|---|---|---|---|
+| ${'cell'.repeat(30)} | ${'words and words '.repeat(8)} | 3 | 4 |
+
+1. First
+   1. Nested
+      - Deeper ${'and deeper '.repeat(12)}
+10. Tenth
+- [x] Done
+- [ ] Open`;
+
 export async function playAnswer(run, emit) {
   const pace = /slow/.test(run.text) ? 140 : 25;
   emit({ type: 'run', phase: 'started' });
@@ -49,11 +80,17 @@ export async function playAnswer(run, emit) {
       message: 'The model did not answer in time. Your message is kept; trying again is safe.',
       retry: true,
     });
-  const text = /plan|train/i.test(run.text)
-    ? RICH
-    : /slow/.test(run.text)
-      ? 'One word after the other, so that there is time to press stop. '.repeat(12)
-      : `Here is a short answer to “${run.text.slice(0, 60)}”. I am a pretended assistant; the real one has more to say.`;
+  const text = /spend/.test(run.text)
+    ? CAP
+    : /arabic/.test(run.text)
+      ? RTL
+      : /long/.test(run.text)
+        ? LONG
+        : /plan|train/i.test(run.text)
+          ? RICH
+          : /slow/.test(run.text)
+            ? 'One word after the other, so that there is time to press stop. '.repeat(12)
+            : `Here is a short answer to “${run.text.slice(0, 60)}”. I am a pretended assistant; the real one has more to say.`;
   await stream(run, emit, 'message', 'm1', text, pace);
   if (run.stopped) return end(emit, 'aborted');
   emit({ type: 'usage', model: 'practice/practice-1', tokens_in: 412, tokens_out: 96, cost_usd: '0.00014328', duration_ms: 1400 });

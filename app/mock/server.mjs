@@ -1,6 +1,6 @@
 // A development aid for working on the looks: serves app/dist at /app and site/ at /, and pretends to be the API.
 // Never: the truth about the API (front-door.md and openapi.json are), nor part of what is shipped.
-//   npm run build && npm run mock [port]; POST /mock/<knob> turns what the pages show (see `knobs`).
+//   npm run build && npm run mock [port] [folder of the build]; POST /mock/<knob> turns what the pages show (see `knobs`).
 
 import { createServer } from 'node:http';
 import { readFile } from 'node:fs/promises';
@@ -10,6 +10,7 @@ import { playAnswer } from './answers.mjs';
 
 const here = import.meta.dirname;
 const port = Number(process.argv[2] ?? 8912);
+const built = process.argv[3] ?? join(here, '../dist');
 // The hash is that of the empty text: react-native-web makes an empty style element and fills it by script.
 const CSP =
   process.env.CSP ??
@@ -34,7 +35,9 @@ const world = {
   runs: new Map(),
   slow: 0,
   refuse: null,
-  conversations: [{ id: 'main', title: '', archived: false }],
+  conversations: [{ id: 'main', title: '', archived: false, updated_at: new Date().toISOString() }],
+  plan: null,
+  spent: 1_234_567n,
   cap: '20',
   streams: new Set(),
   sockets: new Set(),
@@ -49,6 +52,13 @@ const problem = (res, status, code, detail, field) => json(res, status, { code, 
 function event(kind, bot) {
   for (const res of world.streams) res.write(`id: ${Date.now()}\ndata: ${JSON.stringify({ kind, bot_id: bot?.id, body: {} })}\n\n`);
 }
+
+const planOf = (in_force) => ({
+  in_force,
+  status: in_force ? 'active' : 'ended',
+  period_start: later(-20 * 86_400_000),
+  period_end: later((in_force ? 11 : -2) * 86_400_000),
+});
 
 function newBot({ bot_name, vertical, timezone }) {
   const settings = {
@@ -70,6 +80,7 @@ function newBot({ bot_name, vertical, timezone }) {
     settings,
     revision: 1,
     applied_revision: 0,
+    cap_usd: null,
   };
   world.bots.push(bot);
   return bot;
@@ -120,6 +131,9 @@ const knobs = {
   hold: (value) => (world.hold = value === 'on'),
   fail: () => ((world.bots[0].applied_revision = 0), start(world.bots[0], 1)),
   start: () => start(world.bots[0]),
+  slow: (ms) => (world.slow = Number(ms)),
+  spend: (nanos) => (world.spent = BigInt(nanos)),
+  plan: (value) => (world.plan = value === 'none' ? null : planOf(value === 'on')),
   fill: (turns) => {
     for (let turn = 1; turn <= Number(turns); turn += 1) {
       const base = {
@@ -205,7 +219,7 @@ function onFrame(socket, frame) {
 
 const usage = () => {
   const calls = world.log.filter((frame) => frame.type === 'usage');
-  const nanos = calls.reduce((sum, call) => sum + Math.round(Number(call.cost_usd) * 1e9), 0) + 1_234_567;
+  const nanos = calls.reduce((sum, call) => sum + Math.round(Number(call.cost_usd) * 1e9), 0) + Number(world.spent);
   const usd = (n) => (n / 1e9).toFixed(9);
   const sum = (key) => calls.reduce((total, call) => total + call[key], 0);
   const month = now().slice(0, 8);
@@ -227,7 +241,7 @@ const usage = () => {
     cap_max_usd: '100',
     tokens_in: sum('tokens_in') + 12_345,
     tokens_out: sum('tokens_out') + 2_345,
-    by_model: [{ model: 'practice/practice-1', tokens_in: 12_345, tokens_out: 2_345, cost_usd: usd(nanos) }],
+    by_model: [{ model: 'practice/practice-1', tokens_in: 12_345, tokens_out: 2_345, cost_usd: usd(nanos), calls: 17 }],
     by_day,
   };
 };
@@ -268,6 +282,9 @@ function api(req, res, path, body) {
   }
   if (route === 'GET /api/bots') return json(res, 200, { items: world.bots, next: null });
   if (route === 'POST /api/bots') return json(res, 201, newBot(body));
+  if (route === 'DELETE /api/me') return ((world.signedIn = false), json(res, 202, {}));
+  if (route === 'GET /api/billing/portal') return json(res, 200, { url: `http://127.0.0.1:${port}/app/plan` });
+  if (route === 'GET /api/me') return json(res, 200, { ...world.user, plan: world.plan });
   if (route === 'PATCH /api/me') return json(res, 200, Object.assign(world.user, body));
   if (path.startsWith('/api/me')) return json(res, 200, world.user);
   if (route === 'POST /api/billing/checkout') return json(res, 200, { url: '/checkout/abc123' });
@@ -304,8 +321,13 @@ function botApi(req, res, path, body) {
   if (noun === 'restart') return (void start(bot), json(res, 202, {}));
   if (noun === 'chat-ticket') return json(res, 200, { ticket: 't', expires_at: later(30_000) });
   if (noun === 'conversations') {
-    if (req.method === 'POST') world.conversations.unshift({ id: `c${Date.now()}`, title: body.title ?? '', archived: false });
-    if (req.method === 'PATCH') world.conversations.find((one) => one.id === part).title = body.title;
+    if (req.method === 'POST')
+      world.conversations.unshift({ id: `c${Date.now()}`, title: body.title ?? '', archived: false, updated_at: now() });
+    if (req.method === 'PATCH')
+      Object.assign(
+        world.conversations.find((one) => one.id === part),
+        body,
+      );
     if (req.method === 'DELETE') world.conversations = world.conversations.filter((one) => one.id !== part);
     return json(res, 200, req.method === 'GET' ? { items: world.conversations, next: null } : (world.conversations[0] ?? {}));
   }
@@ -334,10 +356,10 @@ const server = createServer(async (req, res) => {
   if (world.slow) await new Promise((done) => setTimeout(done, world.slow));
   if (pathname.startsWith('/mock/')) return (knobs[pathname.split('/')[2]]?.(pathname.split('/')[3]), res.end('ok'));
   if (pathname.startsWith('/api/')) return api(req, res, pathname, body);
-  if (pathname.startsWith('/checkout/') && req.method === 'POST')
-    return (void start(world.bots[0]), json(res, 200, { bot_id: world.bots[0].id, return_url: `/app/bots/${world.bots[0].id}` }));
-  if (pathname.startsWith('/checkout/')) return file(res, join(here, '../../site'), 'checkout.html');
-  if (pathname.startsWith('/app')) return file(res, join(here, '../dist'), pathname.slice(4) || 'index.html', 'index.html');
+  // The payments page is the binary's own; here the plan is accepted by going there.
+  if (pathname.startsWith('/checkout/'))
+    return (void start(world.bots[0]), res.writeHead(302, { location: `/app/bots/${world.bots[0].id}` }).end());
+  if (pathname.startsWith('/app')) return file(res, built, pathname.slice(4) || 'index.html', 'index.html');
   return file(res, join(here, '../../site'), pathname === '/' ? 'index.html' : pathname);
 });
 

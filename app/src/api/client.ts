@@ -64,12 +64,15 @@ async function send(method: string, address: string, ask: Ask & { body?: unknown
 
 export const api = {
   clientConfig: () => call('get', '/api/client-config', { open: true }),
+  me: () => call('get', '/api/me', {}),
   changeMe: (body: { name?: string; timezone?: string }) => call('patch', '/api/me', { body }),
   exportMe: () => call('get', '/api/me/export', {}),
+  eraseMe: () => call('delete', '/api/me', {}),
 
   bots: () => call('get', '/api/bots', {}),
   bot: (id: string) => call('get', '/api/bots/{id}', { at: { id } }),
-  createBot: (body: NewBot) => call('post', '/api/bots', { body }),
+  /** The same `key` again, as after an answer that never came, is the same assistant. */
+  createBot: ({ key, ...body }: NewBot & { key: string }) => call('post', '/api/bots', { body, headers: { 'idempotency-key': key } }),
   configureBot: (id: string, revision: number, body: Settings) =>
     call('post', '/api/bots/{id}/config', { at: { id }, body, headers: { 'if-match': String(revision) } }),
   restartBot: (id: string) => call('post', '/api/bots/{id}/restart', { at: { id } }),
@@ -78,12 +81,13 @@ export const api = {
 
   conversations: (id: string) => call('get', '/api/bots/{id}/conversations', { at: { id } }),
   createConversation: (id: string) => call('post', '/api/bots/{id}/conversations', { at: { id }, body: {} }),
-  renameConversation: (id: string, cid: string, title: string) =>
-    call('patch', '/api/bots/{id}/conversations/{cid}', { at: { id, cid }, body: { title } }),
+  changeConversation: (id: string, cid: string, body: { title?: string; archived?: boolean }) =>
+    call('patch', '/api/bots/{id}/conversations/{cid}', { at: { id, cid }, body }),
   deleteConversation: (id: string, cid: string) => call('delete', '/api/bots/{id}/conversations/{cid}', { at: { id, cid } }),
   chatTicket: (id: string) => call('post', '/api/bots/{id}/chat-ticket', { at: { id } }),
 
-  checkout: (bot_id: string) => call('post', '/api/billing/checkout', { body: { bot_id } }),
+  checkout: (bot_id: string | null) => call('post', '/api/billing/checkout', { body: { bot_id } }),
+  portal: () => call('get', '/api/billing/portal', {}),
   usage: () => call('get', '/api/billing/usage', {}),
   setCap: (cap_usd: string | null) => call('put', '/api/billing/cap', { body: { cap_usd } }),
 };

@@ -289,7 +289,10 @@ export interface paths {
         /** The caller's assistants, oldest first. */
         get: operations["listBots"];
         put?: never;
-        /** Makes an assistant from the wizard's answers. It starts as soon as a plan is in force. */
+        /**
+         * Makes an assistant from the wizard's answers. It starts as soon as a plan is in force. Sent again with the same
+         *     `Idempotency-Key` it answers with the assistant that the first one made.
+         */
         post: operations["createBot"];
         delete?: never;
         options?: never;
@@ -493,7 +496,7 @@ export interface paths {
         /**
          * Streams what changes for the caller: one event each, with data
          *     `{id, kind, bot_id, conversation, run_id, seq, body, at}`. With `Last-Event-ID` it goes on behind that event, otherwise
-         *     it starts now.
+         *     it starts now. It ends with the log-in.
          */
         get: operations["streamEvents"];
         put?: never;
@@ -675,7 +678,7 @@ export interface components {
         };
         CapBody: {
             /** @description US dollars as a decimal string, such as `"12.50"`; null takes the person's own cap away. */
-            cap_usd?: string | null;
+            cap_usd: string | null;
         };
         CapView: {
             cap_max_usd: string;
@@ -721,7 +724,7 @@ export interface components {
          * @description The stable codes of this API. A client may switch on them; their words never change.
          * @enum {string}
          */
-        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "route_not_found" | "bot_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_tries" | "unexpected" | "unavailable";
+        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "idempotency_key_reused" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "route_not_found" | "bot_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_open" | "too_many_tries" | "unexpected" | "unavailable";
         Conversation: {
             archived: boolean;
             /** Format: date-time */
@@ -1625,7 +1628,10 @@ export interface operations {
     createBot: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A key of your own, new for each assistant */
+                "Idempotency-Key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };

@@ -60,6 +60,17 @@ test('a refused cookie signs out; a server that is away does not', async () => {
   expect(session.get().status).toBe('signed-out');
 });
 
+test('an erased account is signed out, says so, and asks the server nothing more', async () => {
+  const answers: (() => Response)[] = [];
+  const { session, calls, signedIn } = stage(answers);
+  answers.push(() => signedIn('one'));
+  await session.restore();
+  session.erased();
+  expect(session.get()).toEqual({ status: 'signed-out', erased: true });
+  expect(await session.token()).toBeNull();
+  expect(calls).toHaveLength(1);
+});
+
 test('a wrong password is the server’s sentence, and nobody is signed in', async () => {
   const { session } = stage([() => json(401, { code: 'bad_credentials', title: 'No', detail: 'That password is wrong.', status: 401 })]);
   await expect(session.logIn({ email: 'a@b.c', password: 'x' })).rejects.toMatchObject({

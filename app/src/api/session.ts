@@ -7,7 +7,8 @@ import type { LogInBody, SignedIn, SignUpBody, User } from './types';
 /** Renew this long before the end, so that a slow request does not carry a dead token. */
 export const RENEW_BEFORE_MS = 30_000;
 
-export type SessionState = { status: 'unknown' } | { status: 'offline' } | { status: 'signed-out' } | { status: 'signed-in'; user: User };
+export type SessionState =
+  { status: 'unknown' } | { status: 'offline' } | { status: 'signed-out'; erased?: boolean } | { status: 'signed-in'; user: User };
 
 export interface SessionParts {
   fetch: typeof fetch;
@@ -54,6 +55,12 @@ export class Session {
   async logOut(): Promise<void> {
     await this.post('/api/auth/logout', undefined, this.held?.token);
     this.forget();
+  }
+
+  /** The account is gone, and the server has ended its sessions by itself: there is nothing to tell it. */
+  erased(): void {
+    this.held = null;
+    this.become({ status: 'signed-out', erased: true });
   }
 
   /** A new name or e-mail address, as the server confirmed it. */

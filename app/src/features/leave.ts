@@ -1,8 +1,10 @@
 // Ways out of the app: another page of this server, another site, a file, the end of the session.
 
-import { Linking } from 'react-native';
-import { session } from '@/api/client';
+import { router, type Href } from 'expo-router';
+import { Linking, type GestureResponderEvent } from 'react-native';
+import { api, session } from '@/api/client';
 import { clearOutboxes } from './chat/store';
+import { appPath } from './links';
 import { queryClient } from './queries';
 
 /** A page of this server outside the app, such as the payments page. */
@@ -10,10 +12,14 @@ export function goTo(url: string): void {
   window.location.assign(url);
 }
 
-/** Somebody else's page, in a new tab that cannot reach back into this one. */
-export function openOutside(href: string): void {
-  if (typeof window !== 'undefined' && window.open) window.open(href, '_blank', 'noopener,noreferrer');
-  else void Linking.openURL(href);
+/** A link of an answer was pressed. Pages of this app open here; a browser opens everything else by itself, in a new tab. */
+export function follow(href: string, press: GestureResponderEvent): void {
+  if (typeof document === 'undefined') return void Linking.openURL(href);
+  const { ctrlKey, metaKey } = press.nativeEvent as unknown as MouseEvent;
+  const path = appPath(href, window.location.href);
+  if (!path || ctrlKey || metaKey) return;
+  press.preventDefault();
+  router.push(path as Href);
 }
 
 export function saveFile(name: string, content: unknown): void {
@@ -27,6 +33,17 @@ export function saveFile(name: string, content: unknown): void {
 
 export async function logOut(): Promise<void> {
   await session.logOut();
+  leaveNothing();
+}
+
+/** Asks for the person to be erased; the server ends every log-in of theirs at once. */
+export async function eraseMe(): Promise<void> {
+  await api.eraseMe();
+  session.erased();
+  leaveNothing();
+}
+
+function leaveNothing(): void {
   queryClient.clear();
   clearOutboxes();
 }

@@ -35,6 +35,7 @@ export const keys = {
 const isStarting = (bot: Bot | undefined) => bot?.status === 'provisioning' && bot.phase !== 'awaiting_plan';
 
 export const useClientConfig = () => useQuery({ queryKey: keys.config, queryFn: api.clientConfig, staleTime: 300_000 });
+export const useMe = () => useQuery({ queryKey: keys.me, queryFn: api.me });
 export const useBots = () => useQuery({ queryKey: keys.bots, queryFn: api.bots });
 export const useModels = () => useQuery({ queryKey: keys.models, queryFn: api.models, staleTime: 300_000 });
 export const useUsage = () => useQuery({ queryKey: keys.usage, queryFn: api.usage, staleTime: 0 });
@@ -74,6 +75,7 @@ export function useLiveEvents(): void {
 function readAgain({ kind, bot_id, frame }: LiveEvent): void {
   const stale = (queryKey: readonly unknown[]) => void queryClient.invalidateQueries({ queryKey });
   if (kind.startsWith('bot.') || kind === 'plan.changed') stale(keys.bots);
+  if (kind === 'plan.changed') stale(keys.me);
   if (kind === 'conversation.changed') stale(bot_id ? keys.conversations(bot_id) : ['conversations']);
   if (kind === 'usage' || frame === 'usage' || kind === 'cap.changed' || kind === 'plan.changed') stale(keys.usage);
 }

@@ -1,18 +1,20 @@
-// The person: name, their data, the way out.
+// The person: name, assistants, plan, their data, the way out.
 
 import { router } from 'expo-router';
 import { useState } from 'react';
 import { View } from 'react-native';
 import { api, session } from '@/api/client';
 import { sentence } from '@/api/problem';
-import { logOut, saveFile } from '@/features/leave';
-import { useBots, useChange, useClientConfig } from '@/features/queries';
+import { fullDate } from '@/features/chat/days';
+import { logOut } from '@/features/leave';
+import { useBots, useChange, useClientConfig, useMe } from '@/features/queries';
 import { useSession } from '@/features/session/use-session';
 import { Button } from '@/ui/button';
 import { Card, Row } from '@/ui/card';
 import { Field } from '@/ui/field';
 import { Text } from '@/ui/text';
 import { toast } from '@/ui/toast';
+import { DeleteAccount, ExportButton } from './delete-account';
 import { Page } from './page';
 
 export function Account() {
@@ -22,7 +24,9 @@ export function Account() {
     <Page title="Account" testID="account">
       <You name={state.user.name ?? ''} email={state.user.email} />
       <Assistants />
+      <PlanLine />
       <Data />
+      <DeleteAccount user={state.user} />
     </Page>
   );
 }
@@ -91,25 +95,33 @@ function Assistants() {
         </Text>
       ) : (
         <View className="flex-row">
-          <Button small kind="plain" icon="plus" label="Another assistant" onPress={() => router.push('/new')} testID="account-new-bot" />
+          <Button small kind="quiet" icon="plus" label="Another assistant" onPress={() => router.push('/new')} testID="account-new-bot" />
         </View>
       )}
     </Card>
   );
 }
 
+function PlanLine() {
+  const plan = useMe().data?.plan;
+  return (
+    <Card title="Plan">
+      <View className="flex-row items-center justify-between gap-3">
+        <Text className="shrink" testID="account-plan">
+          {plan?.in_force ? (plan.period_end ? `In force until ${fullDate(plan.period_end)}` : 'In force') : 'None in force'}
+        </Text>
+        <Button small kind="quiet" label="Open" hint="Open the plan" onPress={() => router.push('/plan')} testID="account-to-plan" />
+      </View>
+    </Card>
+  );
+}
+
 function Data() {
-  const take = useChange(api.exportMe, []);
-  const save = () =>
-    take.mutate(undefined, {
-      onSuccess: (everything) => saveFile('molt-export.json', everything),
-      onError: (error) => toast(sentence(error), 'bad'),
-    });
   return (
     <Card title="Your data">
       <Text tone="muted">Everything that is kept about you, in one file.</Text>
       <View className="flex-row">
-        <Button kind="quiet" label="Download" onPress={save} busy={take.isPending} testID="account-export" />
+        <ExportButton label="Download" testID="account-export" />
       </View>
     </Card>
   );

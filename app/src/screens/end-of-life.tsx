@@ -9,10 +9,9 @@ import type { Bot } from '@/api/types';
 import { keys, queryClient, useChange } from '@/features/queries';
 import { Button } from '@/ui/button';
 import { Card } from '@/ui/card';
-import { Dialog } from '@/ui/dialog';
-import { Field } from '@/ui/field';
 import { Text } from '@/ui/text';
 import { toast } from '@/ui/toast';
+import { TypeToConfirm } from './type-to-confirm';
 
 export function EndOfLife({ bot }: { bot: Bot }) {
   const [asking, setAsking] = useState(false);
@@ -37,11 +36,8 @@ export function EndOfLife({ bot }: { bot: Bot }) {
 }
 
 function DeleteBot({ bot, open, onClose }: { bot: Bot; open: boolean; onClose: () => void }) {
-  const [typed, setTyped] = useState('');
   const remove = useChange(() => api.deleteBot(bot.id), []);
-  const sure = typed.trim() === bot.bot_name.trim();
-  const confirm = () => {
-    if (!sure) return;
+  const confirm = () =>
     remove.mutate(undefined, {
       onSuccess: () => {
         onClose();
@@ -49,23 +45,19 @@ function DeleteBot({ bot, open, onClose }: { bot: Bot; open: boolean; onClose: (
         router.replace('/');
       },
     });
-  };
   return (
-    <Dialog open={open} title={`Delete ${bot.bot_name}?`} onClose={onClose} testID="bot-delete-dialog">
+    <TypeToConfirm
+      open={open}
+      title={`Delete ${bot.bot_name}?`}
+      word={bot.bot_name}
+      label="Delete"
+      onConfirm={confirm}
+      onClose={onClose}
+      busy={remove.isPending}
+      error={remove.error}
+      testID="bot-delete"
+    >
       <Text>Its memory, files and conversations are removed for good. What it has used this month stays on the bill.</Text>
-      <Field
-        label={`Type “${bot.bot_name}” to confirm`}
-        testID="bot-delete-name"
-        value={typed}
-        onChangeText={setTyped}
-        onSubmitEditing={confirm}
-        autoCorrect={false}
-        fault={remove.error ? sentence(remove.error) : null}
-      />
-      <View className="flex-row gap-3">
-        <Button kind="quiet" label="Keep it" onPress={onClose} testID="bot-delete-cancel" grow />
-        <Button kind="danger" label="Delete" onPress={confirm} disabled={!sure} busy={remove.isPending} testID="bot-delete-confirm" grow />
-      </View>
-    </Dialog>
+    </TypeToConfirm>
   );
 }

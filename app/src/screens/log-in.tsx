@@ -1,4 +1,4 @@
-// E-mail, password, in.
+// E-mail, password, in; or a mailed link for whoever forgot the password.
 
 import { useState } from 'react';
 import { View } from 'react-native';
@@ -7,54 +7,32 @@ import { sentence } from '@/api/problem';
 import { missingIn } from '@/features/session/forms';
 import { useChange } from '@/features/queries';
 import { useDoor } from '@/features/session/use-door';
+import { useSession } from '@/features/session/use-session';
 import { Banner } from '@/ui/banner';
 import { Button } from '@/ui/button';
-import { Field } from '@/ui/field';
 import { Text } from '@/ui/text';
 import { Door, DoorLink } from './door';
+import { DoorForm } from './door-form';
 
 export function LogIn() {
   const door = useDoor();
-  const [email, setEmail] = useState('');
-  const [password, setPassword] = useState('');
-  const submit = () => void door.enter(missingIn({ email, password }), () => session.logIn({ email: email.trim(), password }));
+  const state = useSession();
+  const erased = state.status === 'signed-out' && state.erased;
+  const line = door.next ? 'Log in, and you go on where you were.' : 'Your assistant has kept everything.';
   return (
     <Door
-      title="Welcome back"
-      line={door.next ? 'Log in, and you go on where you were.' : 'Your assistant has kept everything.'}
+      title={erased ? 'Goodbye' : 'Welcome back'}
+      line={erased ? 'Your account is deleted, and your assistants with it.' : line}
       testID="log-in"
     >
-      {door.above ? (
-        <Banner kind="bad" testID="log-in-fault">
-          {door.above}
-        </Banner>
-      ) : null}
-      <View className="gap-4">
-        <Field
-          label="E-mail"
-          testID="log-in-email"
-          value={email}
-          onChangeText={setEmail}
-          fault={door.at('email')}
-          inputMode="email"
-          autoComplete="email"
-          autoCapitalize="none"
-          autoFocus
-          onSubmitEditing={submit}
-        />
-        <Field
-          label="Password"
-          testID="log-in-password"
-          value={password}
-          onChangeText={setPassword}
-          fault={door.at('password')}
-          secureTextEntry
-          autoComplete="current-password"
-          onSubmitEditing={submit}
-        />
-        <Button label="Log in" onPress={submit} busy={door.busy} testID="log-in-submit" />
-        <MailLink email={email.trim()} />
-      </View>
+      <DoorForm
+        door={door}
+        name="log-in"
+        label="Log in"
+        fields={[['email'], ['password', { autoComplete: 'current-password' }]]}
+        send={({ email, password }) => session.logIn({ email, password })}
+        below={({ email }) => <MailLink email={email} />}
+      />
       <DoorLink question="New here?" label="Sign up" to="/sign-up" testID="log-in-to-sign-up" />
     </Door>
   );

@@ -1,6 +1,7 @@
 // The page for an address that leads nowhere.
 
 import { router } from 'expo-router';
+import { View } from 'react-native';
 import { Button } from '@/ui/button';
 import { Column } from '@/ui/layout';
 import { Brand } from '@/ui/mark';
@@ -10,8 +11,10 @@ export function NotFound({ what = 'There is no such page.' }: { what?: string })
   return (
     <Column narrow middle testID="not-found">
       <Brand />
-      <Heading>Nothing here</Heading>
-      <Text tone="muted">{what}</Text>
+      <View className="gap-2">
+        <Heading>Nothing here</Heading>
+        <Text tone="muted">{what}</Text>
+      </View>
       <Button label="Back to the start" onPress={() => router.replace('/')} testID="not-found-home" />
     </Column>
   );

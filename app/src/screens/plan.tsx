@@ -24,23 +24,54 @@ const points = (markup: number) => [
   'You set a monthly cap. When it is reached, your assistant says so and waits.',
 ];
 
-export function Plan({ bot }: { bot: Bot }) {
-  useTitle('The plan');
+/** The price, and what it means. */
+export function PlanCard() {
   const config = useClientConfig();
   const plan = roundUsd(config.data?.plan_usd ?? '50').replace(/\.00$/, '');
   const markup = config.data?.markup_percent ?? 20;
+  return (
+    <Card>
+      <View className="flex-row flex-wrap items-end gap-x-2">
+        <Heading level={2} size="title" weight="heavy">
+          {plan}
+        </Heading>
+        <Text tone="muted" className="pb-1">
+          a month, plus usage at cost + {markup} %
+        </Text>
+      </View>
+      {points(markup).map((point) => (
+        <View key={point} className="flex-row gap-3">
+          <View className="pt-0.5">
+            <Icon name="check" color="good" />
+          </View>
+          <Text className="shrink">{point}</Text>
+        </View>
+      ))}
+    </Card>
+  );
+}
+
+/** Begins to buy the plan, for an assistant or for none in particular, and goes to the page where it is paid. */
+export function useCheckout(botId: string | null) {
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState<string | null>(null);
-  const start = async () => {
+  const begin = async () => {
     setBusy(true);
     setFault(null);
     try {
-      goTo(checkoutAddress((await api.checkout(bot.id)).url));
+      goTo(checkoutAddress((await api.checkout(botId)).url));
     } catch (error) {
       setFault(sentence(error));
       setBusy(false);
     }
   };
+  return { busy, fault, start: () => void begin() };
+}
+
+export function Plan({ bot }: { bot: Bot }) {
+  useTitle('The plan');
+  const config = useClientConfig();
+  const { busy, fault, start } = useCheckout(bot.id);
   return (
     <Column narrow testID="plan">
       <Brand />
@@ -48,24 +79,7 @@ export function Plan({ bot }: { bot: Bot }) {
         <Heading>One plan for {bot.bot_name}</Heading>
         <Text tone="muted">A runtime, a memory and a quiet place of its own, always on.</Text>
       </View>
-      <Card>
-        <View className="flex-row items-end gap-2">
-          <Heading level={2} size="title" weight="heavy">
-            {plan}
-          </Heading>
-          <Text tone="muted" className="pb-1">
-            a month, plus usage at cost + {markup} %
-          </Text>
-        </View>
-        {points(markup).map((point) => (
-          <View key={point} className="flex-row gap-3">
-            <View className="pt-0.5">
-              <Icon name="check" color="good" />
-            </View>
-            <Text className="shrink">{point}</Text>
-          </View>
-        ))}
-      </Card>
+      <PlanCard />
       {config.data?.payments === 'local' ? (
         <Banner kind="info" testID="plan-free">
           This installation charges nobody. The next page only asks you to confirm.
@@ -76,7 +90,7 @@ export function Plan({ bot }: { bot: Bot }) {
           {fault}
         </Banner>
       ) : null}
-      <Button label="Go on to the plan" onPress={() => void start()} busy={busy} testID="plan-checkout" />
+      <Button label="Go on to the plan" onPress={start} busy={busy} testID="plan-checkout" />
     </Column>
   );
 }

@@ -1,8 +1,9 @@
 // What a person sets about an assistant, and its restart and end.
 
 import { useLocalSearchParams } from 'expo-router';
-import { useMemo } from 'react';
+import { useMemo, type ReactNode } from 'react';
 import { View } from 'react-native';
+import { Problem } from '@/api/problem';
 import type { Bot } from '@/api/types';
 import { useBot, useModels } from '@/features/queries';
 import { savedWord } from '@/features/settings/draft';
@@ -20,32 +21,34 @@ import { Skeleton } from '@/ui/spinner';
 import { Text } from '@/ui/text';
 import { EndOfLife } from './end-of-life';
 import { Fault } from './fault';
+import { NotFound } from './not-found';
 import { Page } from './page';
 
 export function SettingsPage() {
   const { bot: id } = useLocalSearchParams<{ bot: string }>();
   const bot = useBot(id);
+  if (bot.error instanceof Problem && bot.error.status === 404) return <NotFound what="You have no assistant at this address." />;
+  const fault = bot.error ? <Fault error={bot.error} onRetry={() => void bot.refetch()} testID="settings-unreachable" /> : null;
+  if (bot.data) return <Form key={id} bot={bot.data} fault={fault} />;
   return (
     <Page title="Settings" testID="settings">
-      {bot.error ? <Fault error={bot.error} onRetry={() => void bot.refetch()} testID="settings-unreachable" /> : null}
-      {bot.isPending ? <Skeleton lines={6} /> : null}
-      {bot.data ? <Form bot={bot.data} /> : null}
+      {fault ?? <Skeleton lines={6} />}
     </Page>
   );
 }
 
 type Draft = ReturnType<typeof useDraft>;
 
-function Form({ bot }: { bot: Bot }) {
+function Form({ bot, fault }: { bot: Bot; fault: ReactNode }) {
   const draft = useDraft(bot);
   return (
-    <>
+    <Page title="Settings" testID="settings" foot={<Save draft={draft} bot={bot} />}>
+      {fault}
       <Character draft={draft} />
       <Models draft={draft} />
       <Notifications draft={draft} />
-      <Save draft={draft} bot={bot} />
       <EndOfLife bot={bot} />
-    </>
+    </Page>
   );
 }
 
@@ -154,7 +157,7 @@ function Save({ draft, bot }: { draft: Draft; bot: Bot }) {
   const { dirty, saving, fault, overtaken } = draft;
   const live = savedWord(draft.revision, bot.applied_revision) === 'live';
   return (
-    <View className="gap-3">
+    <>
       {overtaken ? (
         <Banner kind="warn" testID="settings-overtaken">
           These settings were changed elsewhere meanwhile. The newest are loaded, with your own changes on top. Look, then save again.
@@ -172,6 +175,6 @@ function Save({ draft, bot }: { draft: Draft; bot: Bot }) {
           {dirty ? 'Not saved yet' : live ? 'Live' : 'Saved. It goes live in a moment.'}
         </Text>
       </View>
-    </View>
+    </>
   );
 }

@@ -1,6 +1,7 @@
 // The page when no server answers at all.
 
 import { useState } from 'react';
+import { View } from 'react-native';
 import { Button } from '@/ui/button';
 import { Column } from '@/ui/layout';
 import { Brand } from '@/ui/mark';
@@ -16,8 +17,10 @@ export function Unreachable({ onRetry }: { onRetry: () => Promise<unknown> }) {
   return (
     <Column narrow middle testID="unreachable">
       <Brand />
-      <Heading>No answer</Heading>
-      <Text tone="muted">The server cannot be reached. Check your connection; nothing of yours is lost.</Text>
+      <View className="gap-2">
+        <Heading>No answer</Heading>
+        <Text tone="muted">The server cannot be reached. Check your connection; nothing of yours is lost.</Text>
+      </View>
       <Button label="Try again" icon="retry" onPress={() => void retry()} busy={busy} testID="unreachable-retry" />
     </Column>
   );

@@ -1,20 +1,15 @@
 // What this month costs so far: totals, days, models, and the cap.
 
-import { useState } from 'react';
 import { View } from 'react-native';
-import { api } from '@/api/client';
-import { sentence } from '@/api/problem';
 import type { Usage } from '@/api/types';
-import { keys, useChange, useUsage } from '@/features/queries';
-import { count, exactUsd, roundUsd, typedUsd } from '@/features/usage/money';
-import { Button } from '@/ui/button';
+import { useUsage } from '@/features/queries';
+import { count, exactUsd, roundUsd } from '@/features/usage/money';
 import { Card, Row } from '@/ui/card';
-import { Field } from '@/ui/field';
 import { Skeleton } from '@/ui/spinner';
 import { Text } from '@/ui/text';
-import { toast } from '@/ui/toast';
 import { Fault } from './fault';
 import { Page } from './page';
+import { CapCard } from './usage-cap';
 import { DayChart } from './usage-chart';
 
 export function UsagePage() {
@@ -26,11 +21,11 @@ export function UsagePage() {
       {usage.data ? (
         <>
           <Totals usage={usage.data} />
+          <CapCard usage={usage.data} />
           <Card title="By day">
             <DayChart usage={usage.data} />
           </Card>
           <ByModel usage={usage.data} />
-          <Cap usage={usage.data} />
         </>
       ) : null}
     </Page>
@@ -47,9 +42,14 @@ function Totals({ usage }: { usage: Usage }) {
       <Text size="sm" tone="muted">
         {date(usage.period_start)} to {date(lastDay(usage.period_end))}
       </Text>
-      <Text size="title" weight="heavy" className="tabular-nums" testID="usage-total" aria-label={`Total ${exactUsd(usage.total_usd)}`}>
-        {roundUsd(usage.total_usd)}
-      </Text>
+      <View className="flex-row flex-wrap items-end gap-x-2">
+        <Text size="title" weight="heavy" className="tabular-nums" testID="usage-total" aria-label={`Total ${exactUsd(usage.total_usd)}`}>
+          {roundUsd(usage.total_usd)}
+        </Text>
+        <Text tone="muted" className="pb-1">
+          so far
+        </Text>
+      </View>
       <Row name="The plan" value={roundUsd(usage.base_usd)} testID="usage-base" />
       <Row name="Usage, the 20 % included" value={exactUsd(usage.usage_usd)} testID="usage-usage" />
       <Row name="Tokens in" value={count(usage.tokens_in)} testID="usage-tokens-in" />
@@ -67,43 +67,12 @@ function ByModel({ usage }: { usage: Usage }) {
           <View className="shrink">
             <Text>{row.model}</Text>
             <Text size="sm" tone="muted">
-              {count(row.tokens_in)} in · {count(row.tokens_out)} out
+              {count(row.calls)} {row.calls === 1 ? 'call' : 'calls'} · {count(row.tokens_in)} in · {count(row.tokens_out)} out
             </Text>
           </View>
           <Text className="tabular-nums">{exactUsd(row.cost_usd)}</Text>
         </View>
       ))}
-    </Card>
-  );
-}
-
-function Cap({ usage }: { usage: Usage }) {
-  const [typed, setTyped] = useState(exactUsd(usage.cap_usd).slice(1));
-  const [wrong, setWrong] = useState<string | null>(null);
-  const change = useChange(api.setCap, [keys.usage]);
-  const save = () => {
-    const cap = typedUsd(typed);
-    setWrong(cap === null ? 'Write an amount such as 20 or 12.50.' : null);
-    if (cap !== null) change.mutate(cap, { onSuccess: () => toast('The cap is set.') });
-  };
-  return (
-    <Card title="Monthly cap on usage">
-      <Text tone="muted">
-        When usage reaches it, your assistant says so and waits until you raise it or the month ends. The highest possible here is{' '}
-        {roundUsd(usage.cap_max_usd)}.
-      </Text>
-      <Field
-        label="Dollars a month"
-        testID="usage-cap"
-        value={typed}
-        onChangeText={setTyped}
-        onSubmitEditing={save}
-        inputMode="decimal"
-        fault={wrong ?? (change.error ? sentence(change.error) : null)}
-      />
-      <View className="flex-row">
-        <Button label="Set the cap" onPress={save} busy={change.isPending} testID="usage-cap-save" />
-      </View>
     </Card>
   );
 }

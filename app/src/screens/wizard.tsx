@@ -4,6 +4,7 @@ import { router } from 'expo-router';
 import { useMemo, useState } from 'react';
 import { View } from 'react-native';
 import { api } from '@/api/client';
+import { newId } from '@/api/id';
 import { Problem, sentence } from '@/api/problem';
 import { keys, useChange } from '@/features/queries';
 import { allTimezones, browserTimezone, zoneLabel } from '@/features/wizard/timezones';
@@ -29,11 +30,12 @@ export function Wizard() {
   const [index, setIndex] = useState(0);
   const [fault, setFault] = useState<string | null>(null);
   const [answers, setAnswers] = useState<Answers>({ vertical: null, name: '', timezone: browserTimezone() });
+  const [key, setKey] = useState(newId);
   const create = useChange(api.createBot, [keys.bots]);
   const step = STEPS[index]!;
   useTitle(TITLES[step][0]);
   const last = index === STEPS.length - 1;
-  const answer = (change: Partial<Answers>) => (setFault(null), setAnswers({ ...answers, ...change }));
+  const answer = (change: Partial<Answers>) => (setFault(null), setKey(newId()), setAnswers({ ...answers, ...change }));
 
   const next = async () => {
     const lacking = missing(step, answers);
@@ -41,7 +43,8 @@ export function Wizard() {
     if (lacking || !answers.vertical) return;
     if (!last) return setIndex(index + 1);
     try {
-      const bot = await create.mutateAsync({ bot_name: answers.name.trim(), vertical: answers.vertical, timezone: answers.timezone });
+      const { vertical, timezone } = answers;
+      const bot = await create.mutateAsync({ key, bot_name: answers.name.trim(), vertical, timezone });
       router.replace({ pathname: '/bots/[bot]', params: { bot: bot.id } });
     } catch (error) {
       if (error instanceof Problem && error.field === 'bot_name') setIndex(STEPS.indexOf('name'));

@@ -6,7 +6,7 @@ import { Icon, type IconName } from './icon';
 import { Text } from './text';
 
 const FACES = {
-  info: { box: 'bg-sunken', icon: 'clock', tone: 'ink' },
+  info: { box: 'bg-sunken', icon: 'info', tone: 'ink' },
   good: { box: 'bg-good-soft', icon: 'check', tone: 'good' },
   warn: { box: 'bg-warn-soft', icon: 'alert', tone: 'warn' },
   bad: { box: 'bg-bad-soft', icon: 'alert', tone: 'bad' },

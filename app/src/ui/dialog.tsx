@@ -22,10 +22,10 @@ export function Dialog({ open, title, onClose, children, testID, still }: Dialog
   const place = desk ? 'items-center justify-center p-6' : 'justify-end';
   const shape = desk ? 'w-full max-w-md rounded-2xl max-h-[80%]' : 'rounded-t-2xl max-h-[88%]';
   return (
-    <Modal visible={open} transparent animationType="fade" onRequestClose={onClose}>
+    <Modal visible={open} transparent animationType="fade" onRequestClose={onClose} aria-label={title}>
       <View className={`flex-1 ${place}`}>
         <Pressable className="absolute inset-0 bg-veil" onPress={onClose} tabIndex={-1} aria-hidden />
-        <View testID={testID} role="dialog" aria-label={title} aria-modal className={`border border-line bg-surface ${shape}`}>
+        <View testID={testID} className={`border border-line bg-surface ${shape}`}>
           <View className="flex-row items-center justify-between py-3 pl-5 pr-3">
             <Heading level={2} className="shrink">
               {title}

@@ -1,4 +1,4 @@
-// A short word at the edge of the page that goes away by itself.
+// A short word over the page's head that goes away by itself.
 // Never: the only place of a failure that a person has to act on.
 
 import { View } from 'react-native';
@@ -29,7 +29,7 @@ export function Toasts() {
       pointerEvents="none"
       aria-live="polite"
       role="status"
-      className="absolute inset-x-0 top-16 items-center gap-2 px-4"
+      className="absolute inset-x-0 top-1.5 items-center gap-2 px-4"
       testID="toasts"
     >
       {toasts.map(({ id, text, bad }) => (

@@ -8,7 +8,9 @@ use http::request::Parts;
 use molt_identity::VerifyError;
 use molt_model::{BotId, UserId};
 use molt_store::TenantTx;
+use molt_store::sessions::LogIn;
 use molt_store::users::Role;
+use uuid::Uuid;
 
 use crate::extract::BotPath;
 use crate::problem::{Code, Problem};
@@ -19,6 +21,8 @@ use crate::state::ApiState;
 pub struct Caller {
     pub user: UserId,
     pub role: Role,
+    /// The log-in that the token belongs to, if it is one of the built-in identity.
+    pub session: Option<Uuid>,
 }
 
 impl Caller {
@@ -40,7 +44,13 @@ impl Caller {
         let Some((user, role)) = found else {
             return Err(unauthenticated("This session has ended; log in again."));
         };
-        Ok(Self { user, role })
+        Ok(Self { user, role, session: claims.session })
+    }
+
+    /// What a line that this caller opens lasts as long as.
+    #[must_use]
+    pub fn log_in(&self) -> LogIn {
+        LogIn { user: self.user, family: self.session }
     }
 
     /// A transaction that shows and takes only this person's rows.

@@ -6,13 +6,15 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, JsonRejection};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, IF_MATCH, ORIGIN};
 use http::request::Parts;
 use molt_model::BotId;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::error::Category;
 
 use crate::problem::{Code, Problem, sentence};
 use crate::state::ApiState;
@@ -25,8 +27,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            let detail = "Send JSON with the header Content-Type: application/json.";
-            return Err(Problem::new(Code::UnsupportedMediaType, detail));
+            return Err(not_marked());
         }
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| refuse_bytes(&rejection))?;
         parse(&bytes).map(Self)
@@ -40,12 +41,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let marked = is_json(request.headers());
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| refuse_bytes(&rejection))?;
         if bytes.is_empty() {
             return Ok(Self(None));
         }
+        if !marked {
+            return Err(not_marked());
+        }
+        if bytes.trim_ascii() == b"null" {
+            return Ok(Self(None));
+        }
         parse(&bytes).map(|body| Self(Some(body)))
     }
+}
+
+fn not_marked() -> Problem {
+    Problem::new(Code::UnsupportedMediaType, "Send JSON with the header Content-Type: application/json.")
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -54,26 +66,33 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// A list would be read as the fields in their order, which nobody means; only an object is a body.
+/// What is no JSON as a whole is told apart from JSON of another shape. Only an object is a body: a list would be read as the
+/// fields in their order, which nobody means.
 fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
-    let axum::Json(body) = axum::Json::from_bytes(bytes).map_err(|rejection| refuse_body(&rejection))?;
-    if bytes.trim_ascii_start().starts_with(b"{") {
-        return Ok(body);
+    let Ok(whole) = serde_json::from_slice::<Value>(bytes) else {
+        let detail = "Send one JSON object as the body, in UTF-8, and nothing after it.";
+        return Err(Problem::new(Code::InvalidJson, detail));
+    };
+    if !whole.is_object() {
+        let detail = "Send one JSON object with the fields that this address takes.";
+        return Err(Problem::new(Code::InvalidBody, detail));
     }
-    Err(Problem::new(Code::InvalidBody, "Send one JSON object with the fields that this address takes."))
+    // Once more from the text, which knows of fields that are there twice.
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes)).map_err(refuse_body)
 }
 
-fn refuse_body(rejection: &JsonRejection) -> Problem {
-    match rejection {
-        JsonRejection::JsonDataError(error) => {
-            let text = error.body_text();
-            let fault = text.rsplit_once("target type: ").map_or(text.as_str(), |(_, fault)| fault);
-            Problem::new(Code::InvalidBody, format!("Send the fields that this address takes: {fault}."))
-        }
-        JsonRejection::JsonSyntaxError(_) => {
-            Problem::new(Code::InvalidJson, "Send one JSON object as the body, and nothing after it.")
-        }
-        _ => Problem::new(Code::InvalidJson, "Send one JSON object as the body."),
+fn refuse_body(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let path = error.path().to_string();
+    let error = error.into_inner();
+    let text = error.to_string();
+    // Where in the text it is tells a program less than the field's name.
+    let fault = match error.classify() {
+        Category::Data => text.rsplit_once(" at line ").map_or(text.as_str(), |(fault, _)| fault),
+        _ => "this isn't a value that it takes",
+    };
+    match path.as_str() {
+        "." | "?" => Problem::new(Code::InvalidBody, format!("Send the fields that this address takes: {fault}.")),
+        _ => Problem::field(&*path, format!("Send the fields that this address takes: {path}: {fault}.")),
     }
 }
 
@@ -145,6 +164,27 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
         let number = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
         number.parse().map(Self).map_err(|_| {
             Problem::new(Code::InvalidHeader, sentence("send the revision in If-Match as a number, such as \"7\""))
+        })
+    }
+}
+
+/// Longer keys than a UUID with a word around it are no keys.
+const KEY_CHARACTERS_MAX: usize = 200;
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What makes a request that comes twice one request, from the header `Idempotency-Key`, which may be left out.
+pub(crate) struct IdempotencyKey(pub(crate) Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get(IDEMPOTENCY_KEY) else { return Ok(Self(None)) };
+        let key = value.to_str().ok().map(str::trim).filter(|key| (1..=KEY_CHARACTERS_MAX).contains(&key.len()));
+        key.map(|key| Self(Some(key.to_owned()))).ok_or_else(|| {
+            let detail =
+                format!("Send a key of your own in Idempotency-Key, 1 to {KEY_CHARACTERS_MAX} plain characters.");
+            Problem::new(Code::InvalidHeader, detail)
         })
     }
 }

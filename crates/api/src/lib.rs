@@ -6,6 +6,7 @@ mod caller;
 mod chat;
 mod config;
 mod extract;
+mod lines;
 mod middleware;
 mod pages;
 mod problem;

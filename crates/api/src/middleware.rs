@@ -9,11 +9,13 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::extract::IDEMPOTENCY_KEY;
 use crate::problem::{Code, Problem};
+use crate::routes::LAST_EVENT_ID;
 use crate::state::ApiState;
 
 /// The largest body that any route of this API needs is the settings of a bot, some kilobytes.
@@ -99,7 +101,13 @@ fn cors(state: &ApiState) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
-        .allow_headers([http::header::AUTHORIZATION, http::header::CONTENT_TYPE, http::header::IF_MATCH])
+        .allow_headers([
+            http::header::AUTHORIZATION,
+            http::header::CONTENT_TYPE,
+            http::header::IF_MATCH,
+            HeaderName::from_static(IDEMPOTENCY_KEY),
+            HeaderName::from_static(LAST_EVENT_ID),
+        ])
         .allow_credentials(true)
         .max_age(PREFLIGHT_AGE)
 }

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::problem::{Code, Problem};
+
 /// Items of a page when the caller doesn't say.
 const LIMIT_DEFAULT: u16 = 50;
 /// More would make a page slow to send and to read.
@@ -26,15 +28,21 @@ impl<T> Page<T> {
 /// Which page.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct PageQuery {
     /// `next` of the page before.
     pub after: Option<String>,
     /// At most this many items, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 
 impl PageQuery {
-    pub(crate) fn limit(&self) -> i64 {
-        i64::from(self.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX))
+    pub(crate) fn limit(&self) -> Result<i64, Problem> {
+        let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
+        if (1..=LIMIT_MAX).contains(&limit) {
+            return Ok(i64::from(limit));
+        }
+        Err(Problem::new(Code::InvalidQuery, format!("Send as `limit` a number from 1 to {LIMIT_MAX}.")))
     }
 }

@@ -58,6 +58,8 @@ codes! {
     InvalidHeader = BAD_REQUEST, "invalid_header", "A header doesn't fit";
     /// The body is JSON of another shape, or a field has a value that can't be taken; `field` names it.
     InvalidBody = UNPROCESSABLE_ENTITY, "invalid_body", "The body doesn't fit";
+    /// The same `Idempotency-Key` came with another request before.
+    IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "The key belongs to another request";
     /// Bearer token missing, malformed, expired, forged, or of somebody who is gone.
     Unauthenticated = UNAUTHORIZED, "unauthenticated", "Not logged in";
     WrongCredentials = UNAUTHORIZED, "wrong_credentials", "E-mail or password is wrong";
@@ -71,6 +73,7 @@ codes! {
     BotLimitReached = FORBIDDEN, "bot_limit_reached", "No more assistants";
     RouteNotFound = NOT_FOUND, "route_not_found", "No such address";
     BotNotFound = NOT_FOUND, "bot_not_found", "No such assistant";
+    KeyNotFound = NOT_FOUND, "key_not_found", "No such key";
     ConversationNotFound = NOT_FOUND, "conversation_not_found", "No such conversation";
     CheckoutNotFound = NOT_FOUND, "checkout_not_found", "No such checkout";
     UnknownSkill = NOT_FOUND, "unknown_skill", "No such skill";
@@ -87,6 +90,8 @@ codes! {
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large";
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body isn't marked as JSON";
     RevisionRequired = PRECONDITION_REQUIRED, "revision_required", "The revision is missing";
+    /// One person's live streams or chat sockets.
+    TooManyOpen = TOO_MANY_REQUESTS, "too_many_open", "Too many open connections";
     TooManyTries = TOO_MANY_REQUESTS, "too_many_tries", "Too many tries";
     Unexpected = INTERNAL_SERVER_ERROR, "unexpected", "Something went wrong here";
     Unavailable = SERVICE_UNAVAILABLE, "unavailable", "Not available just now";

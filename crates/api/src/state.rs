@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use molt_billing::Payments;
 use molt_identity::{Local, Verifier};
-use molt_model::{Catalog, Clock, Time};
+use molt_model::{CatalogInForce, Clock, Time};
 use molt_store::Store;
 
 use crate::chat::Relays;
@@ -19,7 +19,7 @@ pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 pub struct ApiState {
     pub store: Store,
     pub clock: Arc<dyn Clock>,
-    pub catalog: Arc<Catalog>,
+    pub catalog: CatalogInForce,
     /// Checks session tokens, whoever signed them.
     pub verifier: Arc<Verifier>,
     /// The built-in identity, if it is the one in force.
@@ -36,7 +36,7 @@ impl ApiState {
     pub fn local(
         store: Store,
         clock: Arc<dyn Clock>,
-        catalog: Arc<Catalog>,
+        catalog: CatalogInForce,
         identity: Arc<Local>,
         payments: Arc<dyn Payments>,
         config: Config,

@@ -190,7 +190,7 @@ impl Work<'_> {
             gateway_token,
             ghost_key,
             proxy_url: self.shared.config.proxy_url.clone(),
-            config: configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog),
+            config: configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog.current()),
             revision: self.bot.revision,
             runtime_command: command.clone(),
         };
@@ -262,7 +262,7 @@ impl Work<'_> {
     }
 
     async fn push_settings(&self, client: &Client) -> Result<Next, FleetError> {
-        let config = configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog);
+        let config = configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog.current());
         match client.apply(self.bot.revision, &config).await {
             Ok(applied) => self.applied(&applied).await,
             Err(ClientError::Refused { status, fault }) if is_final(status) => {
@@ -443,7 +443,6 @@ impl Work<'_> {
         if system.delete_bot(self.lease).await? {
             let body = json!({ "bot_name": self.bot.settings.bot_name });
             system.announce_bot(self.bot.user, &self.bot.id, EventKind::BotDeleted, body, self.now).await?;
-            system.notify(&molt_store::Channel::Admission).await?;
             system.commit().await?;
             tracing::info!(bot.id = %self.bot.id, "a bot was removed");
         }

@@ -7,16 +7,24 @@ use serde_json::Value;
 
 /// Renders the settings. A model that this installation doesn't offer any more gives way to the default one.
 pub(crate) fn configuration(settings: &Settings, vertical: Vertical, catalog: &Catalog) -> Value {
-    let offered = |id: &str| catalog.find(id).is_some_and(|model| !model.embedding);
-    let default_model = if offered(&settings.default_model) { &settings.default_model } else { &catalog.default_model };
+    let offered = |id: &str| catalog.find(id).filter(|model| !model.embedding);
+    let fallback = settings.fallback_model.as_deref().and_then(offered);
+    let default = offered(&settings.default_model).or_else(|| offered(&catalog.default_model));
+    // What nobody lists can be chosen by its name, and the runtime knows only what stands in its configuration.
+    let mut models: Vec<&molt_model::ModelFacts> = catalog.chat_models().collect();
+    for chosen in [default, fallback].into_iter().flatten() {
+        if !models.iter().any(|model| model.id == chosen.id) {
+            models.push(chosen);
+        }
+    }
     render(&RenderInputs {
         bot_name: settings.bot_name.clone(),
         personality_text: personality(settings.personality).to_owned(),
         timezone: settings.timezone.clone(),
-        default_model: default_model.clone(),
-        fallback_model: settings.fallback_model.clone().filter(|id| offered(id)),
+        default_model: default.map_or_else(|| catalog.default_model.clone(), |model| model.id.clone()),
+        fallback_model: fallback.map(|model| model.id.clone()),
         vertical,
-        models: catalog.chat_models().map(facts).collect(),
+        models: models.into_iter().map(facts).collect(),
         embedding_model: catalog.embedding_model.clone().unwrap_or_default(),
     })
 }

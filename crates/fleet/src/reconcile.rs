@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use molt_bot::{Client, Phase};
-use molt_model::{BotId, Catalog, Clock, Time};
+use molt_model::{BotId, CatalogInForce, Clock, Time};
 use molt_store::fleet::Lease;
 use molt_store::{Channel, Store};
 use tokio::sync::{Notify, watch};
@@ -48,7 +48,7 @@ pub struct Config {
     pub cell_binary: PathBuf,
     /// Where cells send model calls, such as `http://127.0.0.1:8787/v1`.
     pub proxy_url: String,
-    pub catalog: Arc<Catalog>,
+    pub catalog: CatalogInForce,
     /// A system user per cell out of these; see `cell_users`.
     pub uid_range: Option<RangeInclusive<u32>>,
 }
@@ -291,8 +291,12 @@ async fn listen(shared: Arc<Shared>) {
     use tokio::sync::broadcast::error::RecvError;
 
     let (mut wakeups, mut runtime) = (shared.store.wakeups().subscribe(), shared.runtime.clone());
-    let wake = shared.wake.clone();
+    let (wake, store, clock) = (shared.wake.clone(), shared.store.clone(), shared.clock.clone());
     let mut installing = true;
+    let fails = |runtime: &mut watch::Receiver<RuntimeState>| {
+        matches!(*runtime.borrow_and_update(), RuntimeState::Failed { .. })
+    };
+    let mut failed = fails(&mut runtime);
     // A task of the fleet must not keep the fleet alive.
     drop(shared);
     loop {
@@ -305,10 +309,21 @@ async fn listen(shared: Arc<Shared>) {
             changed = runtime.changed(), if installing => {
                 // When whoever installs the runtime is gone, its last word stands.
                 installing = changed.is_ok();
+                let failed_before = std::mem::replace(&mut failed, fails(&mut runtime));
+                if failed_before && !failed && let Err(error) = call_those_who_wait(&store, clock.now()).await {
+                    tracing::warn!(error = &error as &dyn std::error::Error,
+                        "bots that wait for OpenClaw could not be called; they look by themselves");
+                }
                 wake.notify_one();
             }
         }
     }
+}
+
+async fn call_those_who_wait(store: &Store, now: Time) -> Result<(), FleetError> {
+    let mut system = store.system().await?;
+    system.bots_without_runtime_are_due(now).await?;
+    Ok(system.commit().await?)
 }
 
 impl Shared {

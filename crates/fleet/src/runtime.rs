@@ -10,7 +10,7 @@ pub enum RuntimeState {
     Installing { percent: u8, sentence: String },
     /// The program and its arguments; a cell adds its port.
     Ready { command: Vec<String> },
-    /// `sentence` says what is in the way and what to do about it.
+    /// `sentence` says what is in the way and what to do about it, without the full stop.
     Failed { sentence: String },
 }
 

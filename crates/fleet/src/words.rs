@@ -58,7 +58,7 @@ pub(crate) fn trying_again(why: Why, bot_name: &str) -> String {
 /// Why a person is asked, and what they can do. `told` is a sentence of whoever failed, fit for a stranger's eyes.
 pub(crate) fn given_up(why: Why, bot_name: &str, told: Option<&str>) -> String {
     match (why, told) {
-        (Why::NoRuntime, Some(told)) => told.to_owned(),
+        (Why::NoRuntime, Some(told)) => format!("{told}."),
         (Why::RuntimeFails, Some(told)) => format!("{told} Restart {bot_name} to try again."),
         _ => format!(
             "{} We tried several times. Restart {bot_name} to try again; \

@@ -132,15 +132,6 @@ pub(crate) fn cut_off(surface: Surface) -> Bytes {
     .into()
 }
 
-/// A 200 whose body is a stream of server-sent events.
-pub(crate) fn event_stream(body: Body) -> Response {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,205 +1,232 @@
-//! The handlers: read, admit, send on, answer.
-//! Never: more of a body in memory than the limit, or a call in a task that dies with its caller.
+//! One call from its request to its answer: who asks, what it may cost at most, where it goes, what comes back.
+//! Never: bytes to a provider before the call is reserved and in the journal, or the caller's headers passed on.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
-use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
-use molt_model::{ModelFacts, RequestId};
-use molt_store::ghost::Admission;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Body;
+use molt_model::{Catalog, RequestId, Target};
 use serde_json::json;
-use tokio::sync::{TryAcquireError, oneshot};
 
-use crate::admit::{bearer, decide, run_label};
-use crate::answer::{Refusal, notice};
-use crate::journal::AdmittedCall;
-use crate::relay::{self, Relay};
-use crate::request::{self, Asked};
-use crate::settle::OpenCall;
-use crate::surface::Surface;
-use crate::usage::estimate;
-use crate::{Ghost, Inner};
+use crate::Inner;
+use crate::admission::Declined;
+use crate::answer::{Notice, Refusal, notice};
+use crate::body::{Buffered, read};
+use crate::outlive::Outliving;
+use crate::relay::{self, AnswerBody, Streaming};
+use crate::request;
+use crate::settle::{Granted, OpenCall};
+use crate::surface::{Style, Surface};
+use crate::upstream::{Candidate, Origin, Reply};
+use crate::worst_case::{WorstCase, reserve};
 
-/// The runtime's own limit for a frame; pictures in a long conversation come near it.
-const BODY_BYTES_MAX: usize = 25 * 1024 * 1024;
-/// For the whole body: a caller that sends a byte a second holds a connection, not a call.
-const BODY_TIME_MAX: Duration = Duration::from_secs(60);
+/// Carries the request id on every answer that will have a row in the books, and on no other.
+pub(crate) const METERED_HEADER: &str = "x-molt-request-id";
+/// Stands on a 200 that no provider gave and no row will follow, so that nobody waits for one.
+pub(crate) const UNMETERED_HEADER: &str = "x-molt-unmetered";
 /// Asked of callers when the proxy is at its limit.
 const BUSY_RETRY_SECONDS: u64 = 2;
+/// Our keys have 68 bytes; anything much longer isn't looked at.
+const KEY_BYTES_MAX: usize = 256;
 
-pub(crate) async fn chat(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
-    served(&ghost.0, Surface::Chat, &headers, body).await
-}
-
-pub(crate) async fn responses(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
-    served(&ghost.0, Surface::Responses, &headers, body).await
-}
-
-pub(crate) async fn embeddings(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
-    served(&ghost.0, Surface::Embeddings, &headers, body).await
-}
-
-pub(crate) async fn messages(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
-    served(&ghost.0, Surface::Messages, &headers, body).await
-}
-
-pub(crate) async fn count_tokens(State(ghost): State<Ghost>, headers: HeaderMap, body: Body) -> Response {
-    served(&ghost.0, Surface::CountTokens, &headers, body).await
-}
-
-async fn served(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body: Body) -> Response {
-    let refused = |refusal: Refusal| refusal.response(surface.style()).map(Body::from);
-    answer(inner, surface, headers, body).await.unwrap_or_else(refused)
-}
-
-/// The catalogue, in OpenAI's list shape.
-pub(crate) async fn models(State(ghost): State<Ghost>, headers: HeaderMap) -> Response {
-    let admitted = match bearer(&headers) {
-        Ok(key) => ghost.0.admission(&key).await,
-        Err(refusal) => Err(refusal),
+/// Answers any request that isn't a page's: the paths below `/v1`, and `/healthz` for whoever watches the process.
+pub(crate) async fn handle<B>(inner: &Arc<Inner>, request: Request<B>) -> Response<AnswerBody>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+{
+    let started = Instant::now();
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    let below = path.strip_prefix("/v1").unwrap_or_default();
+    let surface = Surface::ALL.into_iter().find(|surface| surface.path() == below);
+    let answered = match (surface, &head.method) {
+        (Some(surface), &Method::POST) => answer(inner, surface, &head.headers, body, started).await,
+        (None, &Method::GET) if below == "/models" => models(inner, &head.headers).await,
+        (None, &Method::GET) if path == "/healthz" => Ok(plain("ok\n")),
+        (None, _) if below != "/models" => Err(not_here()),
+        _ => Err(wrong_method(surface)),
     };
-    if let Err(refusal) = admitted {
-        return refusal.into_response();
-    }
-    let entry = |model: &ModelFacts| {
-        let owner = model.id.split_once('/').map_or("", |(provider, _)| provider);
-        json!({ "id": model.id, "object": "model", "created": 0, "owned_by": owner })
-    };
-    let data: Vec<_> = ghost.0.catalog.models.iter().map(entry).collect();
-    Json(json!({ "object": "list", "data": data })).into_response()
+    answered.unwrap_or_else(|refusal| refusal.response(surface.map_or(Style::OpenAi, Surface::style)).map(AnswerBody::whole))
 }
 
-async fn answer(inner: &Arc<Inner>, surface: Surface, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
-    let key = bearer(headers)?;
-    let admission = inner.admission(&key).await?;
-    let body = read_body(body).await?;
-    let asked = request::read(surface, &body)?;
-    let (model, provider_name, provider_model) = inner.model(surface, &asked.model)?;
-    let provider_name = provider_name.to_owned();
-    if !inner.providers.contains_key(&provider_name) {
-        return Err(unknown_model(&asked.model));
-    }
-    if let Some(refused) = decide(&admission, inner.monthly_cap) {
-        let text = refused.text(&inner.public_url, admission.period_end);
-        let Some(said) = notice(&text, surface, &asked, RequestId::random(), inner.clock.now()) else {
-            return Err(refused.refusal());
-        };
-        let mut response = Response::new(Body::from(said.body.clone()));
-        response.headers_mut().insert(header::CONTENT_TYPE, said.content_type());
-        response.headers_mut().insert(relay::UNMETERED_HEADER, HeaderValue::from_static("1"));
-        return Ok(response);
-    }
-    let call = open(inner, surface, headers, admission, model, body.len())?;
-    let outgoing = request::outgoing(&body, &asked, provider_model, i64::from(model.output_max));
-    send(inner, surface, &asked, call, provider_name, outgoing).await
+fn not_here() -> Refusal {
+    let message = "There is nothing here. GET /v1/models lists the models; the paths are OpenAI's and Anthropic's.";
+    Refusal::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
 }
 
-/// Hands the call to a task of its own, which outlives a caller that hangs up, and waits for the answer's beginning.
-async fn send(
-    inner: &Arc<Inner>,
-    surface: Surface,
-    asked: &Asked,
-    call: OpenCall,
-    provider_name: String,
-    body: Bytes,
-) -> Result<Response, Refusal> {
-    let (head, beginning) = oneshot::channel();
-    let strip_usage = asked.stream && !asked.usage_asked;
-    let relay = Relay { call, surface, strip_usage, stopping: inner.stopping.clone(), head };
-    let owner = Arc::clone(inner);
-    inner.tasks.spawn(async move {
-        if let Some(provider) = owner.providers.get(&provider_name) {
-            relay::run(relay, provider, body).await;
-        }
+fn wrong_method(surface: Option<Surface>) -> Refusal {
+    let message = if surface.is_some() { "Send this request with POST." } else { "Send this request with GET." };
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "wrong_method", message)
+}
+
+fn plain(text: &'static str) -> Response<AnswerBody> {
+    Response::new(AnswerBody::whole(Bytes::from_static(text.as_bytes())))
+}
+
+/// The key of the call: `Authorization: Bearer`, or `x-api-key` as Anthropic's clients send it.
+fn presented_key(headers: &HeaderMap) -> Result<&[u8], Refusal> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key.trim_ascii())
     });
-    beginning
-        .await
-        .map_err(|_| Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS))
-}
-
-fn open(
-    inner: &Arc<Inner>,
-    surface: Surface,
-    headers: &HeaderMap,
-    admission: Admission,
-    model: &ModelFacts,
-    body_bytes: usize,
-) -> Result<OpenCall, Refusal> {
-    let busy = || Refusal::later("busy", "Too many calls at once; please try again in a moment.", BUSY_RETRY_SECONDS);
-    let permit = Arc::clone(&inner.calls).try_acquire_owned().map_err(|error| match error {
-        TryAcquireError::NoPermits => busy(),
-        TryAcquireError::Closed => {
-            Refusal::later("restarting", "Restarting; please try again in a moment.", BUSY_RETRY_SECONDS)
-        }
-    })?;
-    if inner.pending.is_full() {
-        return Err(busy());
-    }
-    let call = AdmittedCall {
-        id: RequestId::random(),
-        user: admission.user,
-        book_key: admission.book_key,
-        bot: admission.bot,
-        key: admission.key,
-        run: run_label(headers),
-        provider: model.id.split_once('/').map_or("", |(provider, _)| provider).to_owned(),
-        model: model.id.clone(),
-        surface: surface.name().to_owned(),
-        price: model.price,
-        price_version: inner.catalog.version.clone(),
-        input_tokens_estimate: estimate(body_bytes),
-        at: inner.clock.now(),
-    };
-    OpenCall::open(Arc::clone(inner), call, permit).map_err(|error| {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "no call can go out: the usage journal can't be written"
-        );
-        Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS)
+    let key = bearer.or_else(|| Some(headers.get("x-api-key")?.as_bytes().trim_ascii()));
+    key.filter(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX).ok_or_else(|| {
+        let message = "Send your Ghost Key as \"Authorization: Bearer <key>\" or as \"x-api-key: <key>\".";
+        Refusal::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", message)
     })
 }
 
-async fn read_body(body: Body) -> Result<Bytes, Refusal> {
-    let too_large = |_| {
-        let message = format!("The body is larger than {} MB.", BODY_BYTES_MAX / 1024 / 1024);
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message)
+/// The catalogue, in OpenAI's list shape, with the fields that Anthropic's clients look for beside them.
+async fn models(inner: &Arc<Inner>, headers: &HeaderMap) -> Result<Response<AnswerBody>, Refusal> {
+    inner.admission.entry(presented_key(headers)?).await?;
+    let catalog = inner.catalog.current();
+    let entry = |model: &molt_model::ModelFacts| {
+        let owner = model.id.split_once('/').map_or("", |(provider, _)| provider);
+        json!({ "id": model.id, "object": "model", "created": 0, "owned_by": owner,
+                "type": "model", "display_name": model.name, "created_at": "1970-01-01T00:00:00Z" })
     };
-    let read = tokio::time::timeout(BODY_TIME_MAX, axum::body::to_bytes(body, BODY_BYTES_MAX));
-    let slow = |_| {
-        Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "invalid_request_error",
-            "body_too_slow",
-            "The body didn't arrive in time.",
-        )
-    };
-    read.await.map_err(slow)?.map_err(too_large)
+    let data: Vec<_> = catalog.chat_models().chain(catalog.models().filter(|model| !model.listed || model.embedding)).map(entry).collect();
+    let (first, last) = (data.first().map(|model| &model["id"]), data.last().map(|model| &model["id"]));
+    let list = json!({ "object": "list", "first_id": first, "last_id": last, "has_more": false, "data": data });
+    Ok(as_json(list.to_string().into()))
 }
 
-impl Inner {
-    /// The model's facts, its provider's name and the provider's own name for it.
-    fn model<'a>(&'a self, surface: Surface, id: &'a str) -> Result<(&'a ModelFacts, &'a str, &'a str), Refusal> {
-        let model = self.catalog.find(id).ok_or_else(|| unknown_model(id))?;
-        let (provider, name) = id.split_once('/').ok_or_else(|| unknown_model(id))?;
-        match (surface, model.embedding) {
-            (Surface::Chat | Surface::Responses | Surface::Messages | Surface::CountTokens, true) => Err(
-                Refusal::invalid("model_for_embeddings", "This model makes embeddings; call /v1/embeddings with it."),
-            ),
-            (Surface::Embeddings, false) => {
-                Err(Refusal::invalid("model_for_chat", "This model doesn't make embeddings; choose one that does."))
-            }
-            _ => Ok((model, provider, name)),
+fn as_json(bytes: Bytes) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::whole(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+async fn answer<B>(
+    inner: &Arc<Inner>,
+    surface: Surface,
+    headers: &HeaderMap,
+    body: B,
+    started: Instant,
+) -> Result<Response<AnswerBody>, Refusal>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+{
+    let entry = inner.admission.entry(presented_key(headers)?).await?;
+    let body = read(&inner.buffers, headers, body).await?;
+    let asked = request::read(surface, &body.bytes)?;
+    let catalog = inner.catalog.current();
+    inner.book.keep(&catalog, inner.clock.now()).await.map_err(|error| {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "no call can go out: its price book can't be kept");
+        Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS)
+    })?;
+    let targets = targets(&catalog, surface, &asked.model)?;
+    let worst = WorstCase::of(&asked, surface, &targets, body.bytes.len());
+    let place = inner.admission.place(&entry, worst.likely_tokens)?;
+    let (reservation, output_limit) = match reserve(inner, &entry, &worst, &targets).await {
+        Ok(reserved) => reserved,
+        Err(Declined::Refusal(refusal)) => return Err(refusal),
+        Err(Declined::Notice(why)) => {
+            let text = why.text(&inner.public_url);
+            let said = notice(&text, surface, &asked, RequestId::random(), inner.clock.now());
+            return said.map(|said| noticed(&said)).ok_or_else(|| why.refusal());
         }
+    };
+    let granted = Granted { reservation, place, permit: inner.permit()? };
+    let routes = targets.iter().map(|target| inner.routes.of(&catalog, surface, target)).collect();
+    let known = (worst.input_tokens_estimate, surface.is_free());
+    let call = OpenCall::open(inner, headers, granted, routes, known, started).map_err(|error| {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "no call can go out: the usage journal can't be written");
+        Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS)
+    })?;
+    let bodies = targets.iter().map(|target| {
+        (target.provider.to_owned(), request::outgoing(&body.bytes, &asked, target.model, output_limit))
+    });
+    let exchange = Exchange {
+        surface,
+        bodies: bodies.collect(),
+        strip_usage: asked.stream && !asked.usage_asked,
+        call,
+        traceparent: headers.get("traceparent").cloned(),
+        switches: Origin::switches(headers),
+        _body: body,
+    };
+    Outliving::new(exchange.run(), inner.tasks.clone()).await
+}
+
+fn noticed(said: &Notice) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::whole(said.body.clone()));
+    response.headers_mut().insert(header::CONTENT_TYPE, said.content_type());
+    response.headers_mut().insert(UNMETERED_HEADER, HeaderValue::from_static("1"));
+    response
+}
+
+/// Where the call may go, best first.
+fn targets<'a>(catalog: &'a Catalog, surface: Surface, name: &'a str) -> Result<Vec<Target<'a>>, Refusal> {
+    let targets = catalog.resolve(name);
+    let Some(first) = targets.first() else {
+        let message = format!("There is no model \"{name}\" here. GET /v1/models lists the ones that there are.");
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message));
+    };
+    let wanted = surface == Surface::Embeddings;
+    if !first.ceiling && first.facts.embedding != wanted {
+        return Err(if wanted {
+            Refusal::invalid("model_for_chat", "This model doesn't make embeddings; choose one that does.")
+        } else {
+            Refusal::invalid("model_for_embeddings", "This model makes embeddings; call /v1/embeddings with it.")
+        });
+    }
+    Ok(targets)
+}
+
+/// One call on its way to a provider. It is run to its end also when the caller hangs up.
+struct Exchange {
+    surface: Surface,
+    /// By provider, first choice first.
+    bodies: Vec<(String, Bytes)>,
+    strip_usage: bool,
+    call: OpenCall,
+    traceparent: Option<HeaderValue>,
+    /// Of the caller's: only switches of the provider's API.
+    switches: HeaderMap,
+    _body: Buffered,
+}
+
+impl Exchange {
+    async fn run(self) -> Result<Response<AnswerBody>, Refusal> {
+        let Self { surface, bodies, strip_usage, mut call, traceparent, switches, _body } = self;
+        let candidates: Vec<_> =
+            bodies.iter().map(|(provider, body)| Candidate { provider, body: body.clone() }).collect();
+        let origin = Origin { request_id: call.id, traceparent: traceparent.as_ref(), headers: &switches };
+        let sent = call.inner.upstreams.send(surface, &candidates, &origin, &call.departure()).await;
+        let (chosen, reply) = match sent {
+            Ok(sent) => sent,
+            Err(refusal) => {
+                call.void();
+                return Err(refusal);
+            }
+        };
+        call.answered_by(chosen);
+        let id = HeaderValue::from_str(&call.id.to_string()).expect("a UUID is plain ASCII");
+        let mut response = answer_of(reply, surface, strip_usage, call).await;
+        let marked = if surface.is_free() { (UNMETERED_HEADER, HeaderValue::from_static("1")) } else { (METERED_HEADER, id) };
+        response.headers_mut().insert(marked.0, marked.1);
+        Ok(response)
     }
 }
 
-fn unknown_model(id: &str) -> Refusal {
-    let message = format!("There is no model \"{id}\" here. GET /v1/models lists the ones that there are.");
-    Refusal::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message)
+async fn answer_of(reply: Reply, surface: Surface, strip_usage: bool, mut call: OpenCall) -> Response<AnswerBody> {
+    if reply.streams {
+        let mut response = Response::new(AnswerBody::Stream(Box::new(Streaming::new(reply.body, surface, strip_usage, call))));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        return response;
+    }
+    match relay::whole(reply.body, surface, &mut call).await {
+        Ok(bytes) => as_json(bytes),
+        Err(_not_whole) => {
+            let message = "The model's answer broke off; please try again.";
+            Refusal::later("provider_cut", message, 1).response(surface.style()).map(AnswerBody::whole)
+        }
+    }
 }

@@ -2,25 +2,29 @@
 //! Never: an environment variable or a file read here.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use molt_model::{Catalog, Nanos};
-use secrecy::SecretString;
+use molt_model::{CatalogInForce, Nanos};
 use serde::Deserialize;
 use url::Url;
+
+use crate::admission::limits::Limits;
+use crate::upstream::MasterKey;
 
 /// Everything that the proxy is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub providers: Vec<ProviderConfig>,
-    pub catalog: Arc<Catalog>,
+    /// Prices change while the proxy runs; each call holds the ones that it began with.
+    pub catalog: CatalogInForce,
     /// The journal lives in `<data_dir>/ghost`.
     pub data_dir: PathBuf,
     /// Where people reach this installation; notices link to pages below it.
     pub public_url: Url,
     /// The most that one person may spend in a period, whatever they set themselves.
     pub monthly_cap_nanos: Nanos,
+    /// How fast and how much at once.
+    pub limits: Limits,
     /// The pause after each word of the practice model. People read along at 20 to 30 ms; tests use zero.
     pub practice_pace: Duration,
 }
@@ -39,8 +43,12 @@ pub struct ProviderConfig {
     /// Up to and without `/chat/completions`, such as `https://api.openai.com/v1`. Not for the practice model.
     #[serde(default)]
     pub base_url: Option<Url>,
+    /// Each gets its share of the calls. None: the provider wants no key.
     #[serde(default)]
-    pub api_key: Option<SecretString>,
+    pub api_keys: Vec<MasterKey>,
+    /// More of them, one a line with its weight behind it; read again whenever it changes.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -49,6 +57,8 @@ pub enum ProviderKind {
     /// Any address that speaks OpenAI's API: OpenAI, Venice, Ollama, llama.cpp.
     #[serde(rename = "openai")]
     OpenAi,
+    /// Anthropic's API: messages, the count of tokens, and chat completions in OpenAI's shape.
+    Anthropic,
     /// The built-in practice model: no network, deterministic.
     Practice,
 }

@@ -2,46 +2,62 @@
 //! Never: a call without an admission, an answer whose last byte leaves before its usage is on disk, or a master key in
 //! anything that a caller, a log or an error can show.
 
-mod admit;
+mod admission;
 mod answer;
-mod batch;
+mod body;
+mod book;
+mod books;
 mod call;
 mod config;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod journal;
-mod outgoing;
+mod outlive;
 mod practice;
 mod relay;
 mod request;
+mod routes;
+mod serve;
 mod settle;
 mod speech;
 mod surface;
 mod tap;
 mod upstream;
 mod usage;
+mod worst_case;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post};
-use molt_model::{Catalog, Clock, Nanos};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::any;
+use molt_model::{CatalogInForce, Clock};
 use molt_store::Store;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use batch::Pending;
+use admission::Admission;
+use answer::Refusal;
+use body::Buffers;
+use book::Book;
+use books::Books;
 use journal::Journal;
-use upstream::Provider;
+use routes::Routes;
+use upstream::Upstreams;
 
+pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
+pub use serve::{Patient, Server};
+pub use upstream::MasterKey;
 
 /// Calls in flight in one process; the next one is asked to come back in a moment. Bounds memory and open sockets.
-const CALLS_AT_ONCE_MAX: usize = 512;
+const CALLS_AT_ONCE_MAX: usize = 2_048;
+const BUSY_RETRY_SECONDS: u64 = 2;
 /// How long a shutdown waits for answers that are being written. What is cut then is settled as an estimate.
 const DRAIN_CALLS_MAX: Duration = Duration::from_secs(8);
 /// How long a shutdown waits for the books after that; the journal keeps what is left.
@@ -67,73 +83,85 @@ pub enum StartError {
 pub struct Ghost(Arc<Inner>);
 
 struct Inner {
-    store: Store,
     clock: Arc<dyn Clock>,
-    catalog: Arc<Catalog>,
-    providers: HashMap<String, Provider>,
+    catalog: CatalogInForce,
+    upstreams: Upstreams,
     public_url: Url,
-    monthly_cap: Nanos,
-    journal: Journal,
-    pending: Pending,
+    admission: Admission,
+    journal: Arc<Journal>,
+    books: Books,
+    routes: Routes,
+    book: Book,
+    buffers: Buffers,
     calls: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Set once: no new calls; what is open is cut after a while.
     stopping: CancellationToken,
-    /// The price book is in the database, so that usage rows may name it.
-    book_kept: OnceCell<()>,
 }
 
 impl Ghost {
     /// Opens the journal, settles what an earlier process left in it, and starts writing the books.
-    /// Needs a tokio runtime.
+    /// Needs a tokio runtime, on which everything beside the calls runs from now on.
     pub fn start(config: Config, store: Store, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let providers = upstream::providers(&config)?;
-        let (journal, left) = Journal::open(&config.data_dir.join("ghost"), clock.now())?;
-        if !left.is_empty() {
-            tracing::info!(calls = left.len(), "calls of an earlier process go into the books now");
-        }
-        let inner = Arc::new(Inner {
-            store,
+        let upstreams = Upstreams::start(&config.providers, config.practice_pace)?;
+        let (journal, recovered) = Journal::open(&config.data_dir.join("ghost"), clock.now())?;
+        let journal = Arc::new(journal);
+        let books = Books::start(store.clone(), Arc::clone(&clock), Arc::clone(&journal), recovered);
+        let (cap, limits) = (config.monthly_cap_nanos, config.limits);
+        let book = Book::new(store.clone());
+        let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
+        Ok(Self(Arc::new(Inner {
             clock,
             catalog: config.catalog,
-            providers,
+            upstreams,
             public_url: config.public_url,
-            monthly_cap: config.monthly_cap_nanos,
+            admission,
             journal,
-            pending: Pending::new(left),
+            books,
+            routes: Routes::default(),
+            book,
+            buffers: Buffers::default(),
             calls: Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX)),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            book_kept: OnceCell::new(),
-        });
-        tokio::spawn(batch::run(Arc::downgrade(&inner), inner.pending.clone()));
-        Ok(Self(inner))
+        })))
     }
 
     /// Lets open calls end, then the books be written, each for a bounded time. New calls are refused from now on.
     pub async fn drain(&self) {
+        let all = u32::try_from(CALLS_AT_ONCE_MAX).expect("a few thousand");
+        let open = Arc::clone(&self.0.calls).acquire_many_owned(all);
+        if tokio::time::timeout(DRAIN_CALLS_MAX, open).await.is_err() {
+            self.0.stopping.cancel();
+        }
         self.0.calls.close();
         self.0.tasks.close();
-        if tokio::time::timeout(DRAIN_CALLS_MAX, self.0.tasks.wait()).await.is_err() {
-            self.0.stopping.cancel();
-            self.0.tasks.wait().await;
+        self.0.tasks.wait().await;
+        let _ = tokio::time::timeout(DRAIN_BOOKS_MAX, self.0.books.empty()).await;
+        if tokio::time::timeout(DRAIN_BOOKS_MAX, self.0.admission.drain()).await.is_err() {
+            tracing::warn!("leased money couldn't be given back; the next start gives it back");
         }
-        let left = tokio::time::timeout(DRAIN_BOOKS_MAX, self.0.pending.empty()).await.is_err();
-        if left {
-            tracing::warn!("calls are left in the journal; the next start writes them into the books");
-        }
-        self.0.pending.stop();
+        self.0.books.close().await;
     }
 }
 
-/// The proxy's routes, all below `/v1`.
+impl Inner {
+    /// A place among all calls of this process.
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.calls).try_acquire_owned().map_err(|error| {
+            let (code, message) = match error {
+                TryAcquireError::NoPermits => ("busy", "Too many calls at once; please try again in a moment."),
+                TryAcquireError::Closed => ("restarting", "Restarting; please try again in a moment."),
+            };
+            Refusal::later(code, message, BUSY_RETRY_SECONDS)
+        })
+    }
+}
+
+/// The proxy's routes below `/v1`, for a listener that serves other things as well. `Server` is faster.
 pub fn router(ghost: Ghost) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(call::chat))
-        .route("/v1/responses", post(call::responses))
-        .route("/v1/embeddings", post(call::embeddings))
-        .route("/v1/messages", post(call::messages))
-        .route("/v1/messages/count_tokens", post(call::count_tokens))
-        .route("/v1/models", get(call::models))
-        .with_state(ghost)
+    let handle = |State(ghost): State<Ghost>, request: Request| async move {
+        Response::from(call::handle(&ghost.0, request).await.map(Body::new))
+    };
+    Router::new().route("/v1", any(handle)).route("/v1/{*rest}", any(handle)).with_state(ghost)
 }

@@ -1,54 +1,147 @@
 //! Carries one answer from the provider to the caller, and settles the call before the caller has the last byte.
 //! Never: bytes held back without need, an end mark that the provider didn't send, or an end without a settlement.
+//!
+//! The body of the answer owns everything: the provider's connection, the tap and the call's guard. While the caller
+//! reads, it is polled by the caller's own connection; when the caller hangs up it is dropped there, and what it owned
+//! goes to a task that listens on for a bounded time, to learn the true usage.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream;
-use http::{HeaderValue, StatusCode, header};
+use hyper::body::{Body, Frame, SizeHint};
 use molt_model::usage::Estimate;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep};
 
-use crate::answer::{Refusal, cut_off, event_stream};
+use crate::answer::cut_off;
 use crate::settle::OpenCall;
 use crate::surface::Surface;
 use crate::tap::{self, Tap};
-use crate::upstream::{Provider, Reply, ReplyBody};
+use crate::upstream::{Broken, ReplyBody};
 
 /// Silence in the middle of an answer after which the provider counts as gone.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// A caller that doesn't read for so long counts as gone.
-const CALLER_STALL_MAX: Duration = Duration::from_secs(120);
+const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// After a caller hung up, the provider is listened to for so long and so far, to learn the true usage.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 const DRAIN_BYTES_MAX: usize = 1024 * 1024;
-/// Chunks between the provider and a slow caller.
-const CHUNKS_MAX: usize = 16;
 /// Of an answer in one piece. Embeddings of a large batch have some megabytes.
 const WHOLE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Carries the request id on every answer that will have a row in the books, and on no other.
-pub(crate) const METERED_HEADER: &str = "x-molt-request-id";
 
-/// Stands on a 200 that no provider gave and no row will follow, so that nobody waits for one.
-pub(crate) const UNMETERED_HEADER: &str = "x-molt-unmetered";
+/// The body of whatever the proxy answers.
+pub(crate) enum AnswerBody {
+    /// In one piece; `None`: it was given.
+    Whole(Option<Bytes>),
+    Stream(Box<Streaming>),
+}
 
-/// Everything about one call on its way.
-pub(crate) struct Relay {
-    pub(crate) call: OpenCall,
-    pub(crate) surface: Surface,
-    /// The caller didn't ask for the usage.
-    pub(crate) strip_usage: bool,
-    pub(crate) stopping: CancellationToken,
-    /// Where the answer's beginning goes; closed when the caller hangs up.
-    pub(crate) head: oneshot::Sender<Response>,
+impl AnswerBody {
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self::Whole((!bytes.is_empty()).then_some(bytes))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(stream) => stream.poll_next(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream(stream) => matches!(stream.state, State::Over),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// A streaming answer on its way.
+pub(crate) struct Streaming {
+    state: State,
+}
+
+enum State {
+    Open(Box<Listening>),
+    /// The provider has ended; this is still owed to the caller.
+    Last(Bytes),
+    Over,
+}
+
+/// One open stream: who speaks, who listens in, and the call that is charged.
+struct Listening {
+    body: ReplyBody,
+    tap: Tap,
+    call: OpenCall,
+    surface: Surface,
+    silence: Silence,
+}
+
+impl Streaming {
+    pub(crate) fn new(body: ReplyBody, surface: Surface, strip_usage: bool, call: OpenCall) -> Self {
+        let tap = Tap::new(surface, strip_usage);
+        Self { state: State::Open(Box::new(Listening { body, tap, call, surface, silence: Silence::new() })) }
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            match &mut self.state {
+                State::Open(open) => match ready!(open.poll_heard(context)) {
+                    // With the provider's last bytes goes all that is still owed: one write less.
+                    Heard::Bytes(bytes) if open.body.is_ended() => {
+                        let rest = open.finish(End::Whole);
+                        self.state = State::Last(if rest.is_empty() { bytes } else { [bytes, rest].concat().into() });
+                    }
+                    Heard::Bytes(bytes) if bytes.is_empty() => {}
+                    Heard::Bytes(bytes) => return Poll::Ready(Some(bytes)),
+                    Heard::End(end) => self.state = State::Last(open.finish(end)),
+                },
+                State::Last(bytes) => {
+                    let bytes = std::mem::take(bytes);
+                    self.state = State::Over;
+                    return Poll::Ready((!bytes.is_empty()).then_some(bytes));
+                }
+                State::Over => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Drop for Streaming {
+    /// The caller hung up: what the provider still says decides what the call costs.
+    fn drop(&mut self) {
+        if let State::Open(open) = std::mem::replace(&mut self.state, State::Over) {
+            let tracker = open.call.tasks();
+            if !open.call.is_settled() && tokio::runtime::Handle::try_current().is_ok() {
+                tracker.spawn(open.drain());
+            }
+        }
+    }
+}
+
+/// What came from the provider.
+enum Heard {
+    Bytes(Bytes),
+    End(End),
 }
 
 /// How listening to the provider ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Whole,
     Cut,
@@ -57,191 +150,156 @@ enum End {
     Stopping,
 }
 
-/// Runs on after the caller hung up, for a bounded time. The answer's beginning goes through `relay.head`.
-pub(crate) async fn run(mut relay: Relay, provider: &Provider, body: Bytes) {
-    let stopping = relay.stopping.clone();
-    let departure = relay.call.departure();
-    let reply = tokio::select! {
-        reply = provider.send(relay.surface, body, &departure) => reply,
-        () = gone_for_long(&mut relay.head) => return relay.call.settle(Err(Estimate::HungUp)),
-        () = stopping.cancelled() => return relay.call.settle(Err(Estimate::ProxyRestarted)),
-    };
-    match reply {
-        Err(refusal) => {
-            relay.call.void();
-            let _ = relay.head.send(refusal.response(relay.surface.style()).map(Body::from));
-        }
-        Ok(reply) if reply.streams => stream_through(relay, reply).await,
-        Ok(reply) => whole(relay, reply).await,
-    }
-}
-
-async fn gone_for_long(head: &mut oneshot::Sender<Response>) {
-    head.closed().await;
-    tokio::time::sleep(DRAIN_TIME_MAX).await;
-}
-
-/// A streaming answer: bytes pass as they come, a tap listens.
-async fn stream_through(relay: Relay, reply: Reply) {
-    let Relay { mut call, surface, strip_usage, stopping, head } = relay;
-    call.first_byte();
-    let (to_caller, mut from_provider) = mpsc::channel::<Result<Bytes, io::Error>>(CHUNKS_MAX);
-    let body = Body::from_stream(stream::poll_fn(move |context| from_provider.poll_recv(context)));
-    // The caller may be gone already: the channel is closed then, and the loop drains.
-    let _ = head.send(metered(event_stream(body), &call));
-
-    let mut tap = Tap::new(surface, strip_usage);
-    let mut caller = Caller { channel: Some(to_caller), drained: 0, until: None };
-    let end = listen(reply.body, &mut tap, &mut caller, &mut call, &stopping).await;
-    let rest = tap.rest();
-    call.relayed(tap.pieces());
-    let complete = matches!(end, End::Whole) && (tap.done() || tap.finished());
-    call.settle(tap.usage().ok_or(match end {
-        End::Whole if complete => Estimate::NotReported,
-        End::Whole | End::Cut => Estimate::ProviderCut,
-        End::Drained => Estimate::HungUp,
-        End::Stopping => Estimate::ProxyRestarted,
-    }));
-    caller.give(rest).await;
-    if !complete && !tap.done() {
-        caller.give(cut_off(surface)).await;
-    }
-}
-
-/// Until the provider ends, breaks, or nobody is there to listen for.
-async fn listen(
-    mut body: ReplyBody,
-    tap: &mut Tap,
-    caller: &mut Caller,
-    call: &mut OpenCall,
-    stopping: &CancellationToken,
-) -> End {
-    loop {
-        let next = tokio::select! {
-            next = tokio::time::timeout(IDLE_TIMEOUT, body.next()) => next,
-            () = caller.gone() => { caller.drain_from_now(); body.hurry(); continue; }
-            () = caller.patience() => return End::Drained,
-            () = stopping.cancelled() => return End::Stopping,
-        };
-        let chunk = match next {
-            Ok(Some(Ok(chunk))) => chunk,
-            Ok(None) => return End::Whole,
-            Ok(Some(Err(error))) => {
+impl Listening {
+    fn poll_heard(&mut self, context: &mut Context<'_>) -> Poll<Heard> {
+        match self.body.poll_data(context) {
+            Poll::Ready(Some(Ok(chunk))) => {
+                self.silence.broken();
+                let out = self.tap.push(chunk);
+                self.call.relayed(self.tap.pieces());
+                if self.tap.done() {
+                    self.call.settle(self.tap.usage().ok_or(Estimate::NotReported));
+                }
+                Poll::Ready(Heard::Bytes(out))
+            }
+            Poll::Ready(None) => Poll::Ready(Heard::End(End::Whole)),
+            Poll::Ready(Some(Err(error))) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a provider's stream broke off");
-                return End::Cut;
+                Poll::Ready(Heard::End(End::Cut))
             }
-            Err(_elapsed) => {
+            Poll::Pending => {
+                ready!(self.silence.poll_too_long(context));
                 tracing::warn!("a provider fell silent in the middle of an answer");
-                return End::Cut;
+                Poll::Ready(Heard::End(End::Cut))
+            }
+        }
+    }
+
+    /// Settles, and returns what the caller still gets.
+    fn finish(&mut self, end: End) -> Bytes {
+        let rest = self.tap.rest();
+        self.call.relayed(self.tap.pieces());
+        self.call.reported_so_far(self.tap.so_far());
+        let complete = end == End::Whole && (self.tap.done() || self.tap.finished());
+        self.call.settle(self.tap.usage().ok_or(match end {
+            End::Whole if complete => Estimate::NotReported,
+            End::Whole | End::Cut => Estimate::ProviderCut,
+            End::Drained => Estimate::HungUp,
+            End::Stopping => Estimate::ProxyRestarted,
+        }));
+        if complete || self.tap.done() {
+            return rest;
+        }
+        [rest, cut_off(self.surface)].concat().into()
+    }
+
+    /// Listens on with nobody reading along.
+    async fn drain(mut self: Box<Self>) {
+        self.body.hurry();
+        let until = Instant::now() + DRAIN_TIME_MAX;
+        let stopping = self.call.stopping();
+        let mut drained = 0;
+        let end = loop {
+            let heard = tokio::select! {
+                heard = std::future::poll_fn(|context| self.poll_heard(context)) => heard,
+                () = tokio::time::sleep_until(until) => break End::Drained,
+                () = stopping.cancelled() => break End::Stopping,
+            };
+            match heard {
+                Heard::End(end) => break end,
+                Heard::Bytes(bytes) => drained += bytes.len(),
+            }
+            if self.call.is_settled() {
+                return;
+            }
+            if drained > DRAIN_BYTES_MAX {
+                break End::Drained;
             }
         };
-        let size = chunk.len();
-        let out = tap.push(chunk);
-        call.relayed(tap.pieces());
-        if tap.done() {
-            call.settle(tap.usage().ok_or(Estimate::NotReported));
-        }
-        if !caller.give(out).await {
-            body.hurry();
-            caller.drained += size;
-            if caller.drained > DRAIN_BYTES_MAX {
-                return End::Drained;
+        self.finish(end);
+    }
+}
+
+/// How long the provider has said nothing. Armed once and moved on when it fires, so that a chunk costs no timer.
+struct Silence {
+    heard: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { heard: false, timer: None }
+    }
+
+    fn broken(&mut self) {
+        self.heard = true;
+    }
+
+    /// Ready when nothing was heard for `SILENCE_MAX`, or for at most twice as long.
+    fn poll_too_long(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(SILENCE_MAX)));
+        loop {
+            ready!(timer.as_mut().poll(context));
+            if !std::mem::take(&mut self.heard) {
+                return Poll::Ready(());
             }
+            timer.as_mut().reset(Instant::now() + SILENCE_MAX);
         }
     }
 }
 
-/// The caller's end of a stream.
-struct Caller {
-    channel: Option<mpsc::Sender<Result<Bytes, io::Error>>>,
-    drained: usize,
-    until: Option<Instant>,
-}
-
-impl Caller {
-    /// Whether the caller is still there.
-    async fn give(&mut self, bytes: Bytes) -> bool {
-        let Some(channel) = &self.channel else { return false };
-        if bytes.is_empty() {
-            return true;
+/// An answer in one piece, read to its end and settled. `Err`: it broke off, fell silent or grew too long; settled too.
+pub(crate) async fn whole(mut body: ReplyBody, surface: Surface, call: &mut OpenCall) -> Result<Bytes, NotWhole> {
+    match collect(&mut body).await {
+        Ok(bytes) => {
+            let answer = tap::whole(surface, &bytes);
+            call.relayed(answer.said_tokens_estimate);
+            call.settle(answer.usage.ok_or(Estimate::NotReported));
+            Ok(bytes)
         }
-        let given = tokio::time::timeout(CALLER_STALL_MAX, channel.send(Ok(bytes))).await;
-        let there = matches!(given, Ok(Ok(())));
-        if !there {
-            self.drain_from_now();
-        }
-        there
-    }
-
-    fn drain_from_now(&mut self) {
-        self.channel = None;
-        self.until.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
-    }
-
-    /// Returns once, when the caller hangs up.
-    async fn gone(&self) {
-        match &self.channel {
-            Some(channel) => channel.closed().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn patience(&self) {
-        match self.until {
-            Some(until) => tokio::time::sleep_until(until).await,
-            None => std::future::pending().await,
+        Err(why) => {
+            tracing::warn!(error = &why as &dyn std::error::Error, "a provider's answer in one piece is not whole");
+            call.settle(Err(Estimate::ProviderCut));
+            Err(why)
         }
     }
 }
 
-/// An answer in one piece: read, settled, then given.
-async fn whole(relay: Relay, reply: Reply) {
-    let Relay { mut call, surface, stopping, mut head, .. } = relay;
-    call.first_byte();
-    let body = tokio::select! {
-        body = read_whole(reply.body) => body,
-        () = gone_for_long(&mut head) => return call.settle(Err(Estimate::HungUp)),
-        () = stopping.cancelled() => return call.settle(Err(Estimate::ProxyRestarted)),
-    };
-    let Some(body) = body else {
-        call.settle(Err(Estimate::ProviderCut));
-        let message = "The model's answer broke off; please try again.";
-        let response = Refusal::later("provider_cut", message, 1).into_response();
-        let _ = head.send(metered(response, &call));
-        return;
-    };
-    let answer = tap::whole(surface, &body);
-    if surface.is_free() {
-        call.void();
-        let mut response = (StatusCode::OK, body).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let _ = head.send(response);
-        return;
-    }
-    call.relayed(answer.said_tokens_estimate);
-    call.settle(answer.usage.ok_or(Estimate::NotReported));
-    let mut response = (StatusCode::OK, body).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let _ = head.send(metered(response, &call));
+/// Why an answer in one piece can't be given on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotWhole {
+    #[error("the connection broke")]
+    Broken(#[source] Broken),
+    #[error("the provider fell silent")]
+    Silent,
+    #[error("the answer is longer than {WHOLE_BYTES_MAX} bytes")]
+    TooLong,
 }
 
-/// `None`: broken off, silent or too long.
-async fn read_whole(mut body: ReplyBody) -> Option<Bytes> {
-    let mut read = Vec::new();
+async fn collect(body: &mut ReplyBody) -> Result<Bytes, NotWhole> {
+    let mut silence = Silence::new();
+    // Most answers come in one read and are passed on as they are.
+    let mut only = Bytes::new();
+    let mut read: Vec<u8> = Vec::new();
     loop {
-        match tokio::time::timeout(IDLE_TIMEOUT, body.next()).await {
-            Ok(Some(Ok(chunk))) if read.len() + chunk.len() <= WHOLE_BYTES_MAX => read.extend_from_slice(&chunk),
-            Ok(None) => return Some(read.into()),
-            Ok(Some(_)) | Err(_) => {
-                tracing::warn!(body_bytes = read.len(), "a provider's answer broke off, fell silent or grew too long");
-                return None;
-            }
+        let next = std::future::poll_fn(|context| match body.poll_data(context) {
+            Poll::Ready(next) => Poll::Ready(Ok(next)),
+            Poll::Pending => silence.poll_too_long(context).map(|()| Err(NotWhole::Silent)),
+        });
+        let Some(chunk) = next.await?.transpose().map_err(NotWhole::Broken)? else {
+            return Ok(if read.is_empty() { only } else { read.into() });
+        };
+        silence.broken();
+        if read.is_empty() && only.is_empty() {
+            only = chunk;
+            continue;
         }
+        if read.is_empty() {
+            read.extend_from_slice(&std::mem::take(&mut only));
+        }
+        if read.len() + chunk.len() > WHOLE_BYTES_MAX {
+            return Err(NotWhole::TooLong);
+        }
+        read.extend_from_slice(&chunk);
     }
-}
-
-fn metered(mut response: Response, call: &OpenCall) -> Response {
-    let id = HeaderValue::from_str(&call.id().to_string()).expect("a UUID is plain ASCII");
-    response.headers_mut().insert(METERED_HEADER, id);
-    response
 }

@@ -1,128 +1,216 @@
 //! One open call: journalled when it is admitted, settled exactly once however it ends.
-//! Never: an open call that is dropped without a row; the guard settles it as an estimate.
+//! Never: an open call that is dropped without a settlement; the guard settles it as an estimate.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use molt_model::usage::Estimate;
-use molt_model::{RequestId, TokenUsage};
-use molt_store::usage::SettledCall;
+use molt_model::{RequestId, RunId, TokenUsage};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::Inner;
-use crate::journal::AdmittedCall;
-
-/// How many events of a stream go by between two notes of how far it is.
-const NOTE_PIECES: i64 = 64;
+use crate::admission::limits::Place;
+use crate::admission::purse::Reservation;
+use crate::journal::{AdmittedCall, Outcome, Route, Slot};
+use crate::upstream::Departure;
 
 /// The guard of one call.
 pub(crate) struct OpenCall {
-    inner: Arc<Inner>,
-    call: AdmittedCall,
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) id: RequestId,
+    /// Taken when it is settled. A free call has none.
+    record: Option<(Slot, Reservation)>,
+    place: Place,
+    /// The models that may answer, first choice first, and which of them does.
+    routes: Vec<Arc<Route>>,
+    answers: usize,
+    input_tokens_estimate: i64,
     started: Instant,
     first_byte: Option<Duration>,
     /// Tokens of the answer so far, for an estimate.
-    output: i64,
-    noted: i64,
-    ended: bool,
+    pieces: i64,
+    /// What the provider reported before the end, for an estimate: Anthropic counts the input first.
+    so_far: Option<TokenUsage>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What was granted before a call may open.
+pub(crate) struct Granted {
+    pub(crate) reservation: Reservation,
+    pub(crate) place: Place,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// The run that the caller says it works for: the trace id of `traceparent`. A label, never the basis of a bill.
+fn run_label(headers: &HeaderMap) -> Option<RunId> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let mut parts = value.split('-');
+    let (_version, trace) = (parts.next()?, parts.next()?);
+    let plain = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
+    plain.then(|| Uuid::parse_str(trace).ok().map(RunId)).flatten()
 }
 
 impl OpenCall {
     /// Writes the admission down. An error: it can't be written, so the call must not go out.
-    pub(crate) fn open(inner: Arc<Inner>, call: AdmittedCall, permit: OwnedSemaphorePermit) -> std::io::Result<Self> {
-        inner.journal.admit(&call)?;
-        let (first_byte, output, noted, ended) = (None, 0, 0, false);
-        Ok(Self { inner, call, started: Instant::now(), first_byte, output, noted, ended, _permit: permit })
+    /// `is_free`: it costs nothing and isn't in the books.
+    pub(crate) fn open(
+        inner: &Arc<Inner>,
+        headers: &HeaderMap,
+        granted: Granted,
+        routes: Vec<Arc<Route>>,
+        (input_tokens_estimate, is_free): (i64, bool),
+        started: Instant,
+    ) -> io::Result<Self> {
+        let Granted { reservation, place, permit } = granted;
+        let id = RequestId::random();
+        let entry = reservation.entry();
+        let call = AdmittedCall {
+            id,
+            user: entry.user,
+            book_key: entry.book_key,
+            bot: entry.bot.as_ref(),
+            key: entry.key,
+            run: run_label(headers),
+            routes: &routes,
+            period_start: entry.period_start,
+            input_tokens_estimate,
+            reserved: reservation.amount(),
+            at: entry.at(inner.clock.now()),
+        };
+        let record = if is_free { None } else { Some((inner.journal.admit(&call)?, reservation)) };
+        Ok(Self {
+            inner: Arc::clone(inner),
+            id,
+            record,
+            place,
+            routes,
+            answers: 0,
+            input_tokens_estimate,
+            started,
+            first_byte: None,
+            pieces: 0,
+            so_far: None,
+            _permit: permit,
+        })
+    }
+
+    pub(crate) fn tasks(&self) -> TaskTracker {
+        self.inner.tasks.clone()
+    }
+
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.inner.stopping.clone()
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.record.is_none()
     }
 
     /// What whoever sends the call notes on the way.
-    pub(crate) fn departure(&self) -> Departure {
-        Departure { inner: Arc::clone(&self.inner), id: self.call.id }
+    pub(crate) fn departure(&self) -> Notes<'_> {
+        Notes { slot: self.record.as_ref().map(|(slot, _)| slot), route: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn id(&self) -> RequestId {
-        self.call.id
+    /// The answer has begun, and comes from this model of the list.
+    pub(crate) fn answered_by(&mut self, route: usize) {
+        self.answers = route;
+        self.first_byte = Some(self.started.elapsed());
     }
 
-    pub(crate) fn first_byte(&mut self) {
-        self.first_byte.get_or_insert_with(|| self.started.elapsed());
-    }
-
-    /// How much of the answer there is, as far as it can be told.
-    pub(crate) fn relayed(&mut self, output: i64) {
-        self.output = output;
-        if output - self.noted >= NOTE_PIECES {
-            self.noted = output;
-            // A note that can't be written only makes a later estimate lower.
-            let _ = self.inner.journal.relayed(self.call.id, output);
+    /// How much of the answer there is, as far as it can be told. Before these bytes are given on.
+    pub(crate) fn relayed(&mut self, pieces: i64) {
+        if pieces == self.pieces {
+            return;
         }
+        self.pieces = pieces;
+        if let Some((slot, _)) = &self.record {
+            slot.relayed(pieces);
+        }
+    }
+
+    pub(crate) fn reported_so_far(&mut self, usage: Option<TokenUsage>) {
+        self.so_far = usage;
     }
 
     /// Settles with the provider's figures, or as an estimate with its reason. Only the first time counts.
     pub(crate) fn settle(&mut self, usage: Result<TokenUsage, Estimate>) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
+        let Some((slot, reservation)) = self.record.take() else { return };
         let (usage, estimate) = match usage {
             Ok(usage) => (usage, None),
             Err(why) => (self.estimated(), Some(why)),
         };
+        let mut cost = self.routes[self.answers].price.charge(&usage);
+        if estimate.is_some() {
+            // Nobody said what it was, so it is at most what was set aside.
+            cost = cost.min(reservation.amount());
+        }
+        let charge = reservation.settle(cost);
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let row = SettledCall {
+        slot.settle(&Outcome {
+            route: self.answers,
+            usage,
+            charged: charge.charged,
+            operator: charge.operator,
+            estimate,
             first_byte_ms: self.first_byte.map(millis),
             duration_ms: millis(self.started.elapsed()),
-            ..self.call.settled(usage, estimate)
-        };
-        if let Err(error) = self.inner.journal.settle(&row) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                request.id = %row.id,
-                "a call's usage can't be written to the journal; it is only in memory until it is in the books"
-            );
-        }
-        self.inner.pending.push(row);
+        });
+        self.inner.admission.correct(&mut self.place, usage.input.saturating_add(usage.output));
     }
 
     /// No provider took the call: nothing is charged and no row is written.
-    pub(crate) fn void(mut self) {
-        self.ended = true;
-        if let Err(error) = self.inner.journal.void(self.call.id) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                request.id = %self.call.id,
-                "a refused call can't be struck from the journal; a restart would book it as an estimate"
-            );
+    pub(crate) fn void(&mut self) {
+        if let Some((slot, _reservation)) = self.record.take() {
+            slot.void();
         }
     }
 
     fn estimated(&self) -> TokenUsage {
-        TokenUsage { input: self.call.input_tokens_estimate, output: self.output, ..TokenUsage::default() }
-    }
-}
-
-/// Notes when a call leaves and when an attempt came to nothing, so that a restart charges for nothing that never left.
-#[derive(Clone)]
-pub(crate) struct Departure {
-    inner: Arc<Inner>,
-    id: RequestId,
-}
-
-impl Departure {
-    /// The next thing to leave is the call. An error: it can't be written, so the call must not leave.
-    pub(crate) fn leaves(&self) -> std::io::Result<()> {
-        self.inner.journal.sent(self.id)
-    }
-
-    /// The provider didn't take it.
-    pub(crate) fn returned(&self) {
-        // A note that can't be written only leaves an estimate where there could be none.
-        let _ = self.inner.journal.returned(self.id);
+        let guess = TokenUsage { input: self.input_tokens_estimate, ..TokenUsage::default() };
+        let known = self.so_far.unwrap_or(guess);
+        TokenUsage { output: known.output.max(self.pieces), ..known }
     }
 }
 
 impl Drop for OpenCall {
+    /// Whoever held it was dropped: the caller is gone, or the proxy stops.
     fn drop(&mut self) {
-        self.settle(Err(Estimate::ProxyRestarted));
+        let Some((slot, _)) = &self.record else { return };
+        if !slot.has_left() {
+            return self.void();
+        }
+        let stopping = self.inner.stopping.is_cancelled();
+        self.settle(Err(if stopping { Estimate::ProxyRestarted } else { Estimate::HungUp }));
+    }
+}
+
+/// Notes when a call leaves and when an attempt came to nothing, so that a restart charges for nothing that never left.
+pub(crate) struct Notes<'a> {
+    slot: Option<&'a Slot>,
+    route: AtomicUsize,
+}
+
+impl Departure for Notes<'_> {
+    fn tries(&self, candidate: usize) {
+        self.route.store(candidate, Ordering::Relaxed);
+    }
+
+    fn leaves(&self) -> io::Result<()> {
+        if let Some(slot) = self.slot {
+            slot.sent(self.route.load(Ordering::Relaxed));
+        }
+        Ok(())
+    }
+
+    fn returned(&self) {
+        if let Some(slot) = self.slot {
+            slot.returned();
+        }
     }
 }

@@ -24,6 +24,9 @@ pub enum EventKind {
     PlanChanged,
     #[serde(rename = "cap.changed")]
     CapChanged,
+    /// A Ghost Key was capped, paused, resumed or revoked.
+    #[serde(rename = "key.changed")]
+    KeyChanged,
     #[serde(rename = "conversation.changed")]
     ConversationChanged,
     /// A model call was settled outside a chat turn.
@@ -45,6 +48,7 @@ impl EventKind {
             Self::BotDeleted => "bot.deleted",
             Self::PlanChanged => "plan.changed",
             Self::CapChanged => "cap.changed",
+            Self::KeyChanged => "key.changed",
             Self::ConversationChanged => "conversation.changed",
             Self::Usage => "usage",
             Self::Chat => "chat",

@@ -57,6 +57,10 @@ uuid_id!(
     /// One attempt to buy a plan.
     CheckoutId
 );
+uuid_id!(
+    /// One start of one proxy process: whoever holds leases of budgets.
+    HolderId
+);
 
 /// The text isn't an id of this kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -12,11 +12,11 @@ pub mod settings;
 pub mod usage;
 
 pub use bot::{Intent, Observed, Status, Vertical};
-pub use catalog::{Catalog, ModelFacts};
+pub use catalog::{Catalog, CatalogInForce, ModelFacts, Target};
 pub use clock::{Clock, SystemClock, Time};
 pub use event::{Event, EventKind};
-pub use id::{BotId, CheckoutId, ConversationId, KeyId, RequestId, RunId, UserId};
+pub use id::{BotId, CheckoutId, ConversationId, HolderId, KeyId, RequestId, RunId, UserId};
 pub use money::Nanos;
-pub use price::{Price, PriceVersion};
+pub use price::{Price, PriceVersion, Tier};
 pub use settings::{Notifications, Personality, Settings};
 pub use usage::TokenUsage;

@@ -3,8 +3,9 @@
 
 use anyhow::{Context, bail};
 use molt_model::{Clock, KeyId, Nanos, SystemClock, Time};
+use molt_store::Store;
+use molt_store::ghost::KeyCapSet;
 use molt_store::users::Role;
-use molt_store::{Channel, Store, SystemTx};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -13,7 +14,8 @@ use crate::data::DataDir;
 use crate::database::Database;
 
 /// Who the audit log names when somebody with the machine's command line acts.
-const ACTOR: &str = "command line";
+pub(crate) const ACTOR: &str = "command line";
+const KEYS_LISTED_MAX: i64 = 1_000;
 
 /// A Ghost Key for a program of this person's. Printed once, on a line of its own.
 pub async fn create_key(config: &Config, email: &str, label: &str, cap: Option<Nanos>) -> anyhow::Result<()> {
@@ -26,9 +28,47 @@ pub async fn create_key(config: &Config, email: &str, label: &str, cap: Option<N
     let (id, key) = tx.create_ghost_key(user.id(), None, label, cap, now).await?;
     let detail = json!({ "user": user.id(), "label": label, "cap_usd": cap });
     tx.audit(ACTOR, "key.create", &id.to_string(), &detail, now).await?;
-    commit(tx, &[Channel::Admission]).await?;
+    tx.commit().await?;
     eprintln!("This key is shown once. Its id, for `molt keys revoke`: {id}");
     println!("{}", key.expose_secret());
+    Ok(())
+}
+
+/// The person's keys, a line each: id, what it is for, what it spent of which cap in this period, and how it is.
+pub async fn list_keys(config: &Config, email: &str) -> anyhow::Result<()> {
+    let (store, now) = open(config).await?;
+    let user = store.system().await?.user_by_email(email).await?.with_context(|| nobody(email))?;
+    for key in store.tenant(user.id()).await?.ghost_keys(now, KEYS_LISTED_MAX).await? {
+        let whose = key.bot_id.as_deref().unwrap_or("program");
+        let cap = key.cap().map_or("no cap".to_owned(), |cap| format!("${cap}"));
+        let state = match (&key.revoked_at, &key.paused_at) {
+            (Some(_), _) => "revoked",
+            (None, Some(_)) => "paused",
+            (None, None) => "in force",
+        };
+        println!("{}  {state:<8}  ${} of {cap}  {whose}  {}", key.id, key.spent(), key.label);
+    }
+    Ok(())
+}
+
+/// Where a program's key stops in a month; in force within a second.
+pub async fn cap_key(config: &Config, id: KeyId, cap: Option<Nanos>) -> anyhow::Result<()> {
+    if cap.is_some_and(|cap| cap < Nanos::ZERO || cap > config.monthly_cap) {
+        bail!("choose a cap between 0 and {} dollars; that is monthly_cap_usd", config.monthly_cap);
+    }
+    let (store, now) = open(config).await?;
+    let mut tx = store.system().await?;
+    match tx.set_key_cap(id, cap).await? {
+        KeyCapSet::Done => {}
+        KeyCapSet::NotFound => bail!("there is no such key in force; check the id"),
+        KeyCapSet::BotsOwn => bail!("a bot's own key is made anew at each start; its owner caps the bot instead"),
+    }
+    tx.audit(ACTOR, "key.cap", &id.to_string(), &json!({ "cap_usd": cap }), now).await?;
+    tx.commit().await?;
+    println!(
+        "{}",
+        cap.map_or("The key has no cap of its own now.".to_owned(), |cap| format!("The key stops at ${cap}."))
+    );
     Ok(())
 }
 
@@ -40,7 +80,7 @@ pub async fn revoke_key(config: &Config, id: KeyId) -> anyhow::Result<()> {
         bail!("there is no such key in force; check the id");
     }
     tx.audit(ACTOR, "key.revoke", &id.to_string(), &json!({}), now).await?;
-    commit(tx, &[Channel::Admission]).await?;
+    tx.commit().await?;
     println!("The key is revoked.");
     Ok(())
 }
@@ -50,7 +90,7 @@ pub async fn set_operator(config: &Config, email: &str, operator: bool) -> anyho
     let mut tx = store.system().await?;
     let role = if operator { Role::Operator } else { Role::User };
     tx.set_role(email, role, ACTOR, now).await?.with_context(|| nobody(email))?;
-    commit(tx, &[]).await?;
+    tx.commit().await?;
     println!("{email} is {} now.", if operator { "an operator" } else { "an ordinary user" });
     Ok(())
 }
@@ -82,18 +122,11 @@ pub fn openapi() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open(config: &Config) -> anyhow::Result<(Store, Time)> {
+pub(crate) async fn open(config: &Config) -> anyhow::Result<(Store, Time)> {
     let data = DataDir::look(&config.data_dir);
     let url = Database::reach(config, &data).await?;
     let store = Store::connect(&url, data.seal_key(config)?).await.context("the database doesn't answer")?;
     Ok((store, SystemClock.now()))
-}
-
-async fn commit(mut tx: SystemTx, wake: &[Channel]) -> anyhow::Result<()> {
-    for channel in wake {
-        tx.notify(channel).await?;
-    }
-    Ok(tx.commit().await?)
 }
 
 fn nobody(email: &str) -> String {

@@ -1,12 +1,13 @@
 //! What the operator decided: defaults built in, then `molt.toml`, then MOLT_* in the environment, then the command line.
 //! Never: a half-configured part, a second reading, or a secret in a file of settings. All faults come in one message.
 
+mod keys;
 mod models;
+mod written;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use figment::Figment;
@@ -18,7 +19,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-pub use models::{Provider, ProviderKind};
+pub use keys::{KeySource, MasterKey};
+pub use models::{Offer, Provider, ProviderKind};
+
+use crate::prices::list::PriceList;
 
 /// The reference: every setting, its default and a sentence.
 const DEFAULTS: &str = include_str!("../../../molt.default.toml");
@@ -31,6 +35,8 @@ pub struct Overrides {
     pub file: Option<PathBuf>,
     pub listen: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
+    /// This process is a proxy, so the providers' keys are read, and those that must be there must be.
+    pub holds_keys: bool,
 }
 
 /// Everything wrong with the settings, a line each.
@@ -66,9 +72,13 @@ pub struct Config {
     pub bots_per_user: u32,
     pub monthly_cap: Nanos,
     pub plan_price: Nanos,
-    pub catalog: Arc<Catalog>,
-    pub providers: Vec<Provider>,
+    /// The providers and their models; prices come from the database's list, or the program's own.
+    pub offer: Offer,
+    /// Where traces go, over OTLP; none: nowhere.
+    pub otlp_endpoint: Option<Url>,
     pub practice_pace: Duration,
+    /// How fast and how much at once.
+    pub limits: molt_ghost::Limits,
     pub runtime: Runtime,
 }
 
@@ -96,7 +106,9 @@ impl Config {
             providers: take.value("providers"),
             default_model: take.value("default_model"),
             embedding_model: take.value("embedding_model"),
+            aliases: take.value("aliases"),
         };
+        let otlp_endpoint: String = take.value("otlp_endpoint");
         let mut config = Self {
             listen,
             operator_listen: listen,
@@ -111,17 +123,19 @@ impl Config {
             bots_per_user: take.value("bots_per_user"),
             monthly_cap,
             plan_price,
-            catalog: Arc::new(models::empty()),
-            providers: Vec::new(),
+            offer: Offer::default(),
+            otlp_endpoint: None,
             practice_pace: Duration::from_millis(take.value("practice_pace_ms")),
+            limits: take.value("limits"),
             runtime: take.value("runtime"),
         };
         config.set_operator(&operator, &mut faults);
         config.public_url = url("public_url", &public_url, &mut faults);
         config.proxy_url = url("proxy_url", &proxy_url, &mut faults);
         config.set_seal_key(&seal_key_file, &mut faults);
-        match models.resolve(environment) {
-            Ok((catalog, providers)) => (config.catalog, config.providers) = (Arc::new(catalog), providers),
+        config.otlp_endpoint = url("otlp_endpoint", &otlp_endpoint, &mut faults);
+        match models.resolve(overrides.holds_keys, environment) {
+            Ok(offer) => config.offer = offer,
             Err(more) => faults.extend(more),
         }
         if faults.is_empty() {
@@ -129,6 +143,11 @@ impl Config {
             faults.extend(config.identity(listen).validate(listen.ip()));
         }
         if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+    }
+
+    /// The catalogue at the program's own prices: for what only asks which models there are, without a database.
+    pub fn own_catalog(&self) -> Result<Catalog, Faults> {
+        self.offer.catalog(&PriceList::built_in(), &self.offer.keyed())
     }
 
     /// Where people reach an installation that is bound to `bound`.
@@ -296,7 +315,7 @@ mod tests {
     use figment::Jail;
 
     fn read(jail: &[(&str, &str)]) -> Result<Config, Faults> {
-        Config::read(&Overrides::default(), &|name| {
+        Config::read(&Overrides { holds_keys: true, ..Overrides::default() }, &|name| {
             jail.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
@@ -308,9 +327,10 @@ mod tests {
             assert_eq!(config.listen.to_string(), "127.0.0.1:8787");
             assert_eq!(config.operator_listen.to_string(), "127.0.0.1:8788");
             assert_eq!(config.public_url(config.listen).as_str(), "http://127.0.0.1:8787/");
-            assert_eq!(config.catalog.default_model, "practice/practice-1");
-            assert_eq!(config.catalog.embedding_model.as_deref(), Some("practice/practice-embed"));
-            assert_eq!(config.providers.len(), 1);
+            let catalog = config.own_catalog().unwrap();
+            assert_eq!(catalog.default_model, "practice/practice-1");
+            assert_eq!(catalog.embedding_model.as_deref(), Some("practice/practice-embed"));
+            assert_eq!(config.offer.providers().count(), 1);
             assert!(config.database_url.is_none());
             Ok(())
         });
@@ -320,8 +340,9 @@ mod tests {
     fn a_key_in_the_environment_offers_its_provider() {
         Jail::expect_with(|_| {
             let config = read(&[("OPENAI_API_KEY", "sk-1"), ("DATABASE_URL", "postgres://x")]).unwrap();
-            assert_eq!(config.catalog.default_model, "openai/gpt-5.4-mini");
-            assert_eq!(config.catalog.embedding_model.as_deref(), Some("openai/text-embedding-3-small"));
+            let catalog = config.own_catalog().unwrap();
+            assert_eq!(catalog.default_model, "openai/gpt-5.4-mini");
+            assert_eq!(catalog.embedding_model.as_deref(), Some("openai/text-embedding-3-small"));
             assert!(config.database_url.is_some());
             assert!(!format!("{config:?}").contains("sk-1"));
             Ok(())

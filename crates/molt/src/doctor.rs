@@ -166,7 +166,7 @@ async fn running_cells(config: &Config, data: &DataDir) -> Option<Finding> {
         data_dir: data.root().to_owned(),
         cell_binary: PathBuf::new(),
         proxy_url: String::new(),
-        catalog: config.catalog.clone(),
+        catalog: config.own_catalog().ok()?.into(),
         uid_range: None,
     };
     let host = ProcessHost::new(&settings).ok()?;
@@ -182,10 +182,15 @@ async fn running_cells(config: &Config, data: &DataDir) -> Option<Finding> {
 }
 
 fn models(config: &Config) -> Vec<Finding> {
-    let names: Vec<&str> = config.providers.iter().map(|provider| provider.name.as_str()).collect();
+    let names: Vec<&str> = config.offer.providers().map(|provider| provider.name.as_str()).collect();
     let mut findings = vec![Good(format!("Models come from: {}", names.join(", ")))];
-    if config.catalog.embedding_model.is_none() {
-        findings.push(Note("no model makes embeddings, so bots search their memory by words only".to_owned()));
+    match config.own_catalog() {
+        Ok(catalog) if catalog.embedding_model.is_none() => {
+            findings.push(Note("no model makes embeddings, so bots search their memory by words only".to_owned()));
+        }
+        Ok(_) => {}
+        Err(faults) => findings.push(Note(format!("at the prices that this program came with, {faults}"))),
     }
+    findings.extend(config.offer.warnings().into_iter().map(Note));
     findings
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::npm::{NpmError, Pinned};
+use crate::outdated;
 
 /// OpenClaw and the Node it needs.
 pub const RUNTIME: Pinned = Pinned {
@@ -38,8 +39,9 @@ pub const POSTGRES: Pinned = Pinned {
 };
 /// What POSTGRES holds.
 pub const POSTGRES_MAJOR: u32 = 18;
-/// After a failed install: soon at first, since a network often comes back, then rarely.
-const RETRY_FIRST: Duration = Duration::from_secs(5);
+/// After what costs next to nothing to try: people look at the page while they mend their network.
+const RETRY_SOON: Duration = Duration::from_secs(5);
+/// After a failure that took a whole download, the pause doubles up to this.
 const RETRY_LAST: Duration = Duration::from_secs(5 * 60);
 /// Large enough that reading costs little, small enough to be forgotten.
 const DIGEST_PIECE_BYTES: usize = 64 * 1024;
@@ -67,40 +69,52 @@ pub fn before() -> RuntimeState {
     RuntimeState::Installing { percent: 0, sentence: "Looking for OpenClaw on this machine".to_owned() }
 }
 
-/// Sees to it that the runtime is there: tells `state`, retries with back-off, ends when it is ready.
+/// Sees to it that the runtime is there: tells `state`, tries again until it is. Ends when it is ready and what earlier
+/// versions left is gone.
 pub async fn runtime(parent: PathBuf, state: &watch::Sender<RuntimeState>) {
-    let mut pause = RETRY_FIRST;
+    fetch(&RUNTIME, command, &parent, state).await;
+    outdated::forget(&parent, &[RUNTIME.folder(&parent), POSTGRES.folder(&parent)]).await;
+}
+
+type CommandOf = fn(&Path) -> Result<Vec<String>, NpmError>;
+
+async fn fetch(pinned: &Pinned, command: CommandOf, parent: &Path, state: &watch::Sender<RuntimeState>) {
+    let mut pause = RETRY_SOON;
     loop {
-        let progress = |percent| {
-            state.send_if_modified(|now| {
-                let sentence = "Fetching OpenClaw, once for this machine".to_owned();
-                let next = RuntimeState::Installing { percent, sentence };
-                let changed = *now != next;
-                *now = next;
-                changed
-            });
-        };
-        let done = match RUNTIME.install(&parent, &progress).await {
-            Ok(folder) => command(&folder),
-            Err(error) => Err(error),
-        };
-        match done {
+        let installed = pinned.install(parent, &|percent| tell_progress(state, percent)).await;
+        let error = match installed.and_then(|folder| command(&folder)) {
             Ok(command) => {
                 state.send_replace(RuntimeState::Ready { command });
                 return;
             }
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the runtime could not be installed; trying again"
-                );
-                let sentence = format!("{error}. Molt tries again in {} seconds", pause.as_secs());
-                state.send_replace(RuntimeState::Failed { sentence });
-            }
+            Err(error) => error,
+        };
+        if tell(state, RuntimeState::Failed { sentence: format!("{error}. Molt tries again by itself") }) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the runtime can't be installed; trying again");
         }
+        let cheap = matches!(error, NpmError::Unreachable { .. } | NpmError::DiskFull { .. } | NpmError::Missing);
+        pause = if cheap { RETRY_SOON } else { pause };
         sleep(pause).await;
         pause = (pause * 2).min(RETRY_LAST);
     }
+}
+
+/// What stood in the way stands until something really comes, so that a bot's page doesn't change its mind at every try.
+fn tell_progress(state: &watch::Sender<RuntimeState>, percent: u8) {
+    let failed = matches!(*state.borrow(), RuntimeState::Failed { .. });
+    if !failed || percent > 0 {
+        let sentence = "Fetching OpenClaw, once for this machine".to_owned();
+        tell(state, RuntimeState::Installing { percent, sentence });
+    }
+}
+
+/// Whether that was news.
+fn tell(state: &watch::Sender<RuntimeState>, next: RuntimeState) -> bool {
+    state.send_if_modified(|now| {
+        let changed = *now != next;
+        *now = next;
+        changed
+    })
 }
 
 /// The runtime's program and its arguments in an installed folder.
@@ -214,5 +228,100 @@ fn forget_others(bin: &Path, current: &Path) {
         if entry.path() != current {
             let _ = fs::remove_file(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::process::Command;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A failure, or a pause and an attempt: far more than npm needs for a package of one file.
+    const BACK_WITHIN: Duration = Duration::from_secs(30);
+
+    /// A package of one file, packed by npm itself, and what a lockfile says about it. Not into npm's own cache, from which
+    /// it would be installed without any network.
+    fn pack(folder: &Path) -> (PathBuf, String) {
+        fs::create_dir_all(folder).unwrap();
+        let description = uuid::Uuid::new_v4();
+        let manifest = format!(r#"{{"name":"tiny","version":"1.0.0","description":"{description}","files":[]}}"#);
+        fs::write(folder.join("package.json"), manifest).unwrap();
+        let out =
+            Command::new("npm").args(["pack", "--json", "--cache", "cache"]).current_dir(folder).output().unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        (folder.join(said[0]["filename"].as_str().unwrap()), said[0]["integrity"].as_str().unwrap().to_owned())
+    }
+
+    /// A registry of one package at this address, for as long as the test goes on.
+    fn serve(listener: TcpListener, package: PathBuf) {
+        use std::io::Write;
+        std::thread::spawn(move || {
+            let bytes = fs::read(package).unwrap();
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request);
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", bytes.len());
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&bytes));
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn an_npm_that_is_away_is_said_once_and_its_return_is_noticed_by_itself() {
+        let parent = std::env::temp_dir().join(format!("molt-install-{}", uuid::Uuid::new_v4().simple()));
+        let (package, integrity) = pack(&parent.join("tiny"));
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let lock = serde_json::json!({
+            "name": "set", "version": "1.0.0", "lockfileVersion": 3, "requires": true, "packages": {
+                "": {"name": "set", "version": "1.0.0", "dependencies": {"tiny": "1.0.0"}},
+                "node_modules/tiny": {
+                    "version": "1.0.0", "resolved": format!("http://{address}/tiny.tgz"), "integrity": integrity
+                }
+            }
+        });
+        let pinned = Pinned {
+            title: "Tiny",
+            manifest: r#"{"name":"set","version":"1.0.0","dependencies":{"tiny":"1.0.0"}}"#,
+            lock: lock.to_string().leak(),
+            bytes_about: 1024,
+            needs: || vec!["node_modules/tiny/package.json".into()],
+            finish: |_| Ok(()),
+        };
+        let (state, mut told) = watch::channel(before());
+        let place = parent.join("packages");
+        let task = tokio::spawn(async move {
+            fetch(&pinned, |folder| Ok(vec![folder.display().to_string()]), &place, &state).await;
+            state.closed().await;
+        });
+        let failed = told.wait_for(|state| matches!(state, RuntimeState::Failed { .. }));
+        let failed = tokio::time::timeout(BACK_WITHIN, failed).await.expect("it says so").unwrap().clone();
+        let RuntimeState::Failed { sentence } = failed else { panic!("it failed") };
+        assert!(sentence.contains("can't reach its registry") && sentence.contains("by itself"), "{sentence}");
+
+        let began = Instant::now();
+        serve(TcpListener::bind(address).unwrap(), package);
+        let ready = told.wait_for(|state| matches!(state, RuntimeState::Ready { .. }));
+        let ready = tokio::time::timeout(BACK_WITHIN, ready).await.expect("it comes back by itself").unwrap().clone();
+        println!("back after {:?}", began.elapsed());
+        let RuntimeState::Ready { command } = ready else { panic!("it is ready") };
+        assert!(Path::new(&command[0]).join("node_modules/tiny/package.json").is_file());
+        task.abort();
+        fs::remove_dir_all(&parent).unwrap();
+    }
+
+    #[test]
+    fn a_new_attempt_says_nothing_until_something_comes() {
+        let failed = RuntimeState::Failed { sentence: "away".into() };
+        let (state, told) = watch::channel(failed.clone());
+        tell_progress(&state, 0);
+        assert!(!told.has_changed().unwrap());
+        tell_progress(&state, 1);
+        assert!(matches!(*told.borrow(), RuntimeState::Installing { percent: 1, .. }));
+        tell_progress(&state, 0);
+        assert!(matches!(*told.borrow(), RuntimeState::Installing { percent: 0, .. }));
+        assert!(tell(&state, failed.clone()) && !tell(&state, failed));
     }
 }

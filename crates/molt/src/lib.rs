@@ -11,6 +11,8 @@ pub mod http;
 pub mod install;
 pub mod log;
 pub mod npm;
+pub mod outdated;
+pub mod prices;
 pub mod screen;
 pub mod serve;
 pub mod signal;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use molt::config::{Config, Overrides};
 use molt::screen::Screen;
 use molt::wire::Roles;
-use molt::{commands, dev, doctor, log, serve};
+use molt::{commands, dev, doctor, log, prices, serve};
 use molt_model::{KeyId, Nanos};
 
 /// Gives memory back to the system: checking a password takes 7 MiB for a moment, which glibc would keep for good.
@@ -66,6 +66,9 @@ enum Command {
     /// Ghost Keys for programs
     #[command(subcommand)]
     Keys(Keys),
+    /// What model calls cost
+    #[command(subcommand)]
+    Prices(Prices),
     /// What operators do
     #[command(subcommand)]
     Admin(Admin),
@@ -93,8 +96,33 @@ enum Keys {
         #[arg(long, default_value = "program")]
         label: String,
     },
+    /// List somebody's keys and what they spent in this period
+    List {
+        #[arg(long, value_name = "EMAIL")]
+        user: String,
+    },
+    /// Set where a key stops in a month; without an amount, only its owner's cap holds
+    Cap {
+        id: KeyId,
+        #[arg(long, value_name = "N")]
+        cap_usd: Option<Nanos>,
+    },
     /// Make a key useless, at once
     Revoke { id: KeyId },
+}
+
+#[derive(Subcommand)]
+enum Prices {
+    /// Put a newer list of what providers ask in force, everywhere and at once
+    Import { file: PathBuf },
+    /// Print what calls cost: all models of this installation, or one
+    Show {
+        /// `provider/model`, or an alias
+        model: Option<String>,
+        /// The price book of a usage row, or an imported list, instead of what is in force
+        #[arg(long)]
+        version: Option<String>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -103,6 +131,13 @@ enum Admin {
     GrantOperator { email: String },
     /// Make an operator an ordinary user
     RevokeOperator { email: String },
+}
+
+impl Command {
+    /// Only what runs the proxy reads the providers' keys, and `doctor`, which looks whether they are there.
+    const fn holds_keys(&self) -> bool {
+        matches!(self, Self::Dev { .. } | Self::Proxy | Self::Serve { all: true } | Self::Doctor)
+    }
 }
 
 fn main() -> ExitCode {
@@ -128,7 +163,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let environment = molt::config::environment;
     let Options { config, listen, data_dir } = cli.options;
-    let config = Config::read(&Overrides { file: config, listen, data_dir }, &environment)?;
+    let holds_keys = cli.command.holds_keys();
+    let config = Config::read(&Overrides { file: config, listen, data_dir, holds_keys }, &environment)?;
     match cli.command {
         Command::Dev { reset, yes } => {
             let screen = Screen::new(environment("NO_COLOR").is_some());
@@ -144,7 +180,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(Keys::Create { user, cap_usd, label }) => {
             commands::create_key(&config, &user, &label, cap_usd).await?;
         }
+        Command::Keys(Keys::List { user }) => commands::list_keys(&config, &user).await?,
+        Command::Keys(Keys::Cap { id, cap_usd }) => commands::cap_key(&config, id, cap_usd).await?,
         Command::Keys(Keys::Revoke { id }) => commands::revoke_key(&config, id).await?,
+        Command::Prices(Prices::Import { file }) => prices::command::import(&config, &file).await?,
+        Command::Prices(Prices::Show { model, version }) => {
+            prices::command::show(&config, model.as_deref(), version.as_deref()).await?;
+        }
         Command::Admin(Admin::GrantOperator { email }) => commands::set_operator(&config, &email, true).await?,
         Command::Admin(Admin::RevokeOperator { email }) => commands::set_operator(&config, &email, false).await?,
         Command::Invite { email } => commands::invite(&config, email.as_deref()).await?,
@@ -155,6 +197,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn daemon(config: Config, roles: Roles) -> anyhow::Result<()> {
     log::to_stderr(&config.log)?;
+    config.offer.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     serve::run(config, roles).await
 }
 

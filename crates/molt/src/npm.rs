@@ -36,11 +36,11 @@ pub struct Pinned {
 /// What stands in the way, in a sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum NpmError {
-    #[error("npm is not on this machine; install Node 20 or newer, which brings it, and start again")]
+    #[error("npm is not on this machine; install Node 20 or newer, which brings it")]
     Missing,
     #[error("npm can't reach its registry, which {title} comes from; check the network (or npm's proxy settings)")]
     Unreachable { title: &'static str },
-    #[error("npm could not fetch all of {title}: {missing} is missing; check the network, then start again")]
+    #[error("npm could not fetch all of {title} ({missing} is missing); check the network")]
     Incomplete { title: &'static str, missing: String },
     #[error("the disk is full: {title} needs about {need_mib} MiB in {}; make room", folder.display())]
     DiskFull { title: &'static str, need_mib: u64, folder: PathBuf },
@@ -67,7 +67,7 @@ impl Pinned {
         Some(self.folder(parent)).filter(|folder| folder.is_dir())
     }
 
-    /// Installs it below `parent` unless it is there; `progress` hears percents that never fall.
+    /// Installs it below `parent` unless it is there; `progress` hears percents that never fall, 0 until something has come.
     pub async fn install(&self, parent: &Path, progress: &(dyn Fn(u8) + Sync)) -> Result<PathBuf, NpmError> {
         let failed = |error: std::io::Error| self.failed(parent, &error);
         make_public_folder(parent).map_err(failed)?;
@@ -77,7 +77,7 @@ impl Pinned {
         }
         sweep(parent);
         self.check_room(parent)?;
-        let draft = Draft(parent.join(format!(".draft-{}", uuid::Uuid::new_v4().simple())));
+        let draft = Draft(draft_path(parent));
         self.fill(&draft.0, progress).await?;
         let folder = self.folder(parent);
         fs::rename(&draft.0, &folder).map_err(failed)?;
@@ -198,6 +198,10 @@ impl<'a> Meter<'a> {
     fn percent(&mut self) -> u8 {
         self.packages.retain(|name| !self.draft.join(name).join("package.json").is_file());
         let here = (self.total - self.packages.len()) as u64;
+        // Until then it may be another program that fills the disk.
+        if here == 0 {
+            return 0;
+        }
         let taken = self.free_at_start.zip(free(self.draft)).map_or(0, |(before, now)| before.saturating_sub(now));
         let by_bytes = taken.min(self.bytes_about) * BYTES_WEIGHT / self.bytes_about.max(1);
         let by_count = here * (100 - BYTES_WEIGHT) / self.total as u64;
@@ -215,8 +219,13 @@ fn make_public_folder(folder: &Path) -> std::io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
 }
 
+/// Where what isn't whole lies until it gets its name, or goes.
+pub fn draft_path(parent: &Path) -> PathBuf {
+    parent.join(format!(".draft-{}", uuid::Uuid::new_v4().simple()))
+}
+
 /// Waits for another process that installs into the same place.
-async fn lock(path: &Path) -> std::io::Result<File> {
+pub async fn lock(path: &Path) -> std::io::Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(path)?;
     let deadline = Instant::now() + INSTALL_MAX;
     loop {
@@ -239,7 +248,7 @@ impl Drop for Draft {
 
 /// Removes what killed installs left; the caller holds the lock, so nobody else fills a draft. An npm that outlived its
 /// molt may still try, and fails.
-fn sweep(parent: &Path) {
+pub fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(".draft-") {
             let _ = fs::remove_dir_all(entry.path());

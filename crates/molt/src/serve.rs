@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use molt_fleet::RuntimeState;
+use molt_model::SystemClock;
 use molt_store::Store;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::data::DataDir;
+use crate::prices::Prices;
 use crate::signal::Stop;
 use crate::wire::{FleetParts, Platform, Roles};
 use crate::{http, install};
@@ -32,7 +34,8 @@ pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
         true => Some(fleet_parts(&config, &data)?),
         false => None,
     };
-    let platform = Platform::start(&config, roles, bound, store, data.root().to_owned(), fleet)?;
+    let prices = Prices::open(&config.offer, roles.proxy, store.clone(), Arc::new(SystemClock)).await?;
+    let platform = Platform::start(&config, roles, bound, store, &prices, data.root().to_owned(), fleet)?;
     let stopping = CancellationToken::new();
     let router = http::operator_router(platform.tasks.clone(), platform.ready.clone());
     let private = http::serve(operator, router, stopping.clone());
@@ -44,14 +47,16 @@ pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     tracing::info!(listen = %bound, "ready");
     stop.asked().await;
     tracing::info!("stopping");
+    let unlisten = async {
+        stopping.cancel();
+        let _ = private.await;
+        if let Some(public) = public {
+            let _ = public.await;
+        }
+    };
     tokio::select! {
-        () = platform.stop() => {}
+        () = platform.stop(unlisten) => {}
         () = stop.asked() => tracing::warn!("stopped at once; the next start takes up what was left"),
-    }
-    stopping.cancel();
-    let _ = private.await;
-    if let Some(public) = public {
-        let _ = public.await;
     }
     Ok(())
 }

@@ -13,12 +13,13 @@ use molt_billing::{Inbox, LocalPayments, Renew};
 use molt_fleet::{Fleet, ProcessHost, RuntimeState, cell_users};
 use molt_ghost::Ghost;
 use molt_identity::Local;
-use molt_model::{Clock, SystemClock};
+use molt_model::{CatalogInForce, Clock, SystemClock};
 use molt_notify::{Deliver, LocalMailer};
 use molt_store::{Channel, Store};
 use tokio::sync::watch;
 
-use crate::config::{Config, ProviderKind};
+use crate::config::{Config, KeySource, MasterKey, ProviderKind};
+use crate::prices::Prices;
 use crate::tasks::{Schedule, Tasks};
 
 /// The nets under the wake-ups. Work that a lost wake-up forgot waits no longer than this.
@@ -69,35 +70,39 @@ impl Platform {
         roles: Roles,
         bound: SocketAddr,
         store: Store,
+        prices: &Prices,
         data_dir: PathBuf,
         fleet: Option<FleetParts>,
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let tasks = Tasks::new(clock.clone(), store.wakeups().clone());
+        prices.spawn(&tasks);
+        let catalog = prices.catalog();
         let ready = readiness(fleet.as_ref().map(|parts| parts.runtime.clone()));
         let (mut router, mut relays) = (Router::new(), None);
         let ghost = match roles.proxy {
-            true => Some(start_ghost(config, bound, store.clone(), clock.clone(), data_dir)?),
+            true => Some(start_ghost(config, bound, store.clone(), catalog.clone(), clock.clone(), data_dir)?),
             false => None,
         };
         if let Some(ghost) = &ghost {
             router = router.merge(molt_ghost::router(ghost.clone()));
         }
         if roles.serve {
-            let (api, chats) = start_api(config, bound, &store, &clock, &tasks, ready.clone());
+            let (api, chats) = start_api(config, bound, &store, &clock, &tasks, catalog.clone(), ready.clone());
             router = router.merge(api);
             relays = Some(chats);
         }
         let fleet = match fleet.filter(|_| roles.fleet) {
-            Some(parts) => Some(start_fleet(config, bound, store.clone(), clock, &tasks, parts)?),
+            Some(parts) => Some(start_fleet(config, bound, store.clone(), catalog, clock, &tasks, parts)?),
             None => None,
         };
         Ok(Self { tasks, router, fleet, ghost, relays, ready, store })
     }
 
     /// Ends everything in the order that loses nothing: cells first, whose last calls still settle; then the loops, the
-    /// books, and the database. Each part has a bound of its own.
-    pub async fn stop(self) {
+    /// books, the listeners (which `unlisten` ends), and the database, which nobody asks any more by then. Each part has a
+    /// bound of its own.
+    pub async fn stop(self, unlisten: impl Future<Output = ()>) {
         if let Some(fleet) = &self.fleet
             && let Err(error) = fleet.shutdown().await
         {
@@ -112,6 +117,7 @@ impl Platform {
         if let Some(ghost) = &self.ghost {
             ghost.drain().await;
         }
+        unlisten.await;
         self.store.close().await;
     }
 }
@@ -129,27 +135,42 @@ fn start_ghost(
     config: &Config,
     bound: SocketAddr,
     store: Store,
+    catalog: CatalogInForce,
     clock: Arc<dyn Clock>,
     data_dir: PathBuf,
 ) -> anyhow::Result<Ghost> {
-    let providers = config.providers.iter().map(|provider| molt_ghost::ProviderConfig {
+    let providers = config.offer.providers().map(|provider| molt_ghost::ProviderConfig {
         name: provider.name.clone(),
         kind: match provider.kind {
             ProviderKind::Openai => molt_ghost::ProviderKind::OpenAi,
+            ProviderKind::Anthropic => molt_ghost::ProviderKind::Anthropic,
             ProviderKind::Practice => molt_ghost::ProviderKind::Practice,
         },
         base_url: provider.base_url.clone(),
-        api_key: provider.api_key.clone(),
+        // A file is read by the proxy itself, which also sees when it changes.
+        api_keys: match &provider.key_source {
+            KeySource::File(_) => Vec::new(),
+            KeySource::None | KeySource::Environment(_) => provider.keys.iter().map(master_key).collect(),
+        },
+        key_file: match &provider.key_source {
+            KeySource::File(path) => Some(path.clone()),
+            KeySource::None | KeySource::Environment(_) => None,
+        },
     });
     let ghost = molt_ghost::Config {
         providers: providers.collect(),
-        catalog: config.catalog.clone(),
+        catalog,
         data_dir,
         public_url: config.public_url(bound),
         monthly_cap_nanos: config.monthly_cap,
+        limits: config.limits,
         practice_pace: config.practice_pace,
     };
     Ok(Ghost::start(ghost, store, clock)?)
+}
+
+fn master_key(key: &MasterKey) -> molt_ghost::MasterKey {
+    molt_ghost::MasterKey { secret: key.secret.clone(), weight: key.weight }
 }
 
 fn start_api(
@@ -158,13 +179,13 @@ fn start_api(
     store: &Store,
     clock: &Arc<dyn Clock>,
     tasks: &Tasks,
+    catalog: CatalogInForce,
     ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 ) -> (Router, Relays) {
     let public_url = config.public_url(bound).as_str().trim_end_matches('/').to_owned();
     let identity = Arc::new(Local::new(config.identity(bound), store.clone(), clock.clone()));
     let payments = Arc::new(LocalPayments::new(public_url.clone()));
-    let state =
-        ApiState::local(store.clone(), clock.clone(), config.catalog.clone(), identity, payments, config.api(bound));
+    let state = ApiState::local(store.clone(), clock.clone(), catalog, identity, payments, config.api(bound));
 
     let inbox = Arc::new(Inbox::new(store.clone(), clock.clone()));
     let schedule = Schedule { name: "inbox", period: QUEUE_PERIOD, wakes: |channel| *channel == Channel::Inbox };
@@ -203,6 +224,7 @@ fn start_fleet(
     config: &Config,
     bound: SocketAddr,
     store: Store,
+    catalog: CatalogInForce,
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
     parts: FleetParts,
@@ -215,7 +237,7 @@ fn start_fleet(
         data_dir: parts.data_dir,
         cell_binary: parts.cell_binary,
         proxy_url,
-        catalog: config.catalog.clone(),
+        catalog,
         uid_range: cell_users(),
     };
     let host = Arc::new(ProcessHost::new(&settings).context("cells can't run here")?);

@@ -147,7 +147,7 @@ impl SystemTx {
             body: json!({ "subscription_status": "active" }),
         };
         self.append_event(user, &event, now).await?;
-        self.notify(&Channel::Admission).await
+        Ok(())
     }
 
     /// Wants every bot of the person running that waits for a plan, or that was stopped because there was none.
@@ -180,9 +180,6 @@ impl SystemTx {
                    where provider = 'local' and subscription_status = 'active' and current_period_end <= $1
                    returning user_id";
         let users: Vec<Uuid> = sqlx::query_scalar(sql).bind(now).fetch_all(&mut *self.tx).await?;
-        if !users.is_empty() {
-            self.notify(&Channel::Admission).await?;
-        }
         Ok(users.len() as u64)
     }
 }

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use molt_model::bot::StepView;
-use molt_model::{BotId, Event, EventKind, Intent, Observed, Settings, Time, Vertical};
+use molt_model::{BotId, Event, EventKind, Intent, Nanos, Observed, Settings, Time, Vertical};
 use serde_json::{Value, json};
 
 use crate::{Channel, Result, StoreError, TenantTx};
@@ -18,6 +18,8 @@ pub struct Bot {
     pub applied_revision: i64,
     pub intent: Intent,
     pub intent_reason: Option<String>,
+    /// The person's own cap for this bot in a period; none: only the cap for all of their use.
+    pub cap: Option<Nanos>,
     pub observed: Observed,
     pub phase: String,
     pub reason: Option<String>,
@@ -33,6 +35,28 @@ pub struct NewBot {
     pub id: BotId,
     pub vertical: Vertical,
     pub settings: Settings,
+}
+
+/// Makes a request that comes twice one request.
+#[derive(Clone, Debug)]
+pub struct RequestKey {
+    /// The caller's own; unique among the bots of one person.
+    pub key: String,
+    /// Of everything that was asked for.
+    pub hash: Vec<u8>,
+}
+
+/// What became of a request for a bot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    New(BotId),
+    /// The same request came before and made this one.
+    Before(BotId),
+    /// Another request came with the same key before.
+    KeyOfAnother,
+    /// The same request came before; its bot has been deleted.
+    Deleted,
+    TooMany,
 }
 
 /// What became of new settings.
@@ -57,6 +81,7 @@ struct BotRow {
     applied_revision: i64,
     intent: String,
     intent_reason: Option<String>,
+    cap_nanos: Option<i64>,
     observed: String,
     phase: String,
     reason: Option<String>,
@@ -76,20 +101,30 @@ struct StepRow {
 }
 
 impl TenantTx {
-    /// Makes a bot, wanted running if a plan is in force and waiting for one otherwise. `None`: the person has
-    /// `count_max` already. Their row is locked until the transaction ends, so that two requests can't pass the limit
-    /// together, nor a plan slip by.
-    pub async fn insert_bot(&mut self, bot: &NewBot, count_max: i64, now: Time) -> Result<Option<Intent>> {
+    /// Makes a bot, wanted running if a plan is in force and waiting for one otherwise, unless the person has `count_max`
+    /// already. Safe to repeat with the same `request`. Their row is locked until the transaction ends, so that two
+    /// requests can't pass the limit together, nor a plan slip by.
+    pub async fn insert_bot(
+        &mut self,
+        bot: &NewBot,
+        request: Option<&RequestKey>,
+        count_max: i64,
+        now: Time,
+    ) -> Result<Made> {
         sqlx::query("select from molt.users where id = $1 for update").bind(self.user.0).execute(&mut *self.tx).await?;
+        if let Some(made) = self.made_by(request).await? {
+            return Ok(made);
+        }
         let sql = "select count(*) from molt.bots where user_id = $1 and intent <> 'deleted'";
         let count: i64 = sqlx::query_scalar(sql).bind(self.user.0).fetch_one(&mut *self.tx).await?;
         if count >= count_max {
-            return Ok(None);
+            return Ok(Made::TooMany);
         }
         let in_force = self.billing().await?.is_some_and(|billing| billing.in_force());
         let intent = if in_force { Intent::Running } else { Intent::AwaitingPlan };
-        let sql = "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, phase, due_at, created_at, updated_at)
-                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)";
+        let sql = "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, phase, due_at, created_at, updated_at,
+                     request_key, request_hash)
+                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11)";
         sqlx::query(sql)
             .bind(bot.id.as_str())
             .bind(self.user.0)
@@ -100,12 +135,32 @@ impl TenantTx {
             .bind(if in_force { "queued" } else { "awaiting_plan" })
             .bind(in_force.then_some(now))
             .bind(now)
+            .bind(request.map(|request| &request.key))
+            .bind(request.map(|request| &request.hash))
             .execute(&mut *self.tx)
             .await?;
         let body = json!({ "bot_name": bot.settings.bot_name, "intent": intent });
         self.announce(&bot.id, EventKind::BotCreated, body, now).await?;
         self.notify(&Channel::Fleet).await?;
-        Ok(Some(intent))
+        Ok(Made::New(bot.id.clone()))
+    }
+
+    async fn made_by(&mut self, request: Option<&RequestKey>) -> Result<Option<Made>> {
+        let Some(request) = request else { return Ok(None) };
+        let sql =
+            "select id, request_hash = $3, intent = 'deleted' from molt.bots where user_id = $1 and request_key = $2";
+        let row: Option<(String, bool, bool)> = sqlx::query_as(sql)
+            .bind(self.user.0)
+            .bind(&request.key)
+            .bind(&request.hash)
+            .fetch_optional(&mut *self.tx)
+            .await?;
+        let Some((id, same, deleted)) = row else { return Ok(None) };
+        Ok(Some(match (same, deleted) {
+            (false, _) => Made::KeyOfAnother,
+            (true, true) => Made::Deleted,
+            (true, false) => Made::Before(id.parse().map_err(unexpected)?),
+        }))
     }
 
     /// One bot of this person's, with its timeline.
@@ -119,8 +174,9 @@ impl TenantTx {
     }
 
     async fn bots_where(&mut self, id: Option<&BotId>) -> Result<Vec<Bot>> {
-        let sql = "select id, vertical, settings, revision, applied_revision, intent, intent_reason, observed, phase,
-                     reason, created_at, running_since
+        let sql =
+            "select id, vertical, settings, revision, applied_revision, intent, intent_reason, cap_nanos, observed,
+                     phase, reason, created_at, running_since
                    from molt.bots where user_id = $1 and intent <> 'deleted' and ($2::text is null or id = $2)
                    order by created_at, id";
         let id = id.map(BotId::as_str);
@@ -170,6 +226,18 @@ impl TenantTx {
         Ok(true)
     }
 
+    /// Sets where this bot's use stops in a period; none: only the person's own cap holds. `false`: it isn't there.
+    pub async fn set_bot_cap(&mut self, id: &BotId, cap: Option<Nanos>, now: Time) -> Result<bool> {
+        let sql = "update molt.bots set cap_nanos = $3, updated_at = $4
+                   where id = $1 and user_id = $2 and intent <> 'deleted'";
+        let query = sqlx::query(sql).bind(id.as_str()).bind(self.user.0).bind(cap.map(|cap| cap.0)).bind(now);
+        if query.execute(&mut *self.tx).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        self.announce(id, EventKind::BotChanged, json!({ "cap_usd": cap }), now).await?;
+        Ok(true)
+    }
+
     /// Wants the bot gone with everything that belongs to it; nobody sees it from now on. `false`: it isn't there.
     pub async fn delete_bot(&mut self, id: &BotId, now: Time) -> Result<bool> {
         let sql = "update molt.bots set intent = 'deleted', due_at = $3, attempts = 0, updated_at = $3
@@ -180,7 +248,6 @@ impl TenantTx {
         }
         self.announce(id, EventKind::BotChanged, json!({ "intent": Intent::Deleted }), now).await?;
         self.notify(&Channel::Fleet).await?;
-        self.notify(&Channel::Admission).await?;
         Ok(true)
     }
 
@@ -201,6 +268,7 @@ fn bot_of(row: BotRow, steps: &[StepRow]) -> Result<Bot> {
         applied_revision: row.applied_revision,
         intent: row.intent.parse().map_err(unexpected)?,
         intent_reason: row.intent_reason,
+        cap: row.cap_nanos.map(Nanos),
         observed: row.observed.parse().map_err(unexpected)?,
         phase: row.phase,
         reason: row.reason,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::conversations::{announce, ensure_main, lock_own_bot};
 use crate::event::{EventRow, append};
 use crate::fleet::gateway_token_binding;
+use crate::sessions::LogIn;
 use crate::{Channel, Result, Store, StoreError, SystemTx, TenantTx};
 
 /// A message as a client sends it.
@@ -260,15 +261,22 @@ impl TenantTx {
         Ok(sqlx::query_scalar(sql).bind(bot.as_str()).fetch_one(&mut *self.tx).await?)
     }
 
-    /// Keeps a ticket, by its hash, for this person and this bot. False: no bot of this person's has this id.
-    pub async fn insert_chat_ticket(&mut self, hash: &[u8], bot: &BotId, expires_at: Time) -> Result<bool> {
-        let sql = "insert into molt.chat_tickets (ticket_hash, user_id, bot_id, expires_at)
-                   select $1, $2, id, $4 from molt.bots where id = $3 and intent <> 'deleted'";
+    /// Keeps a ticket, by its hash, for this person, their log-in and this bot. False: no bot of this person's has this id.
+    pub async fn insert_chat_ticket(
+        &mut self,
+        hash: &[u8],
+        bot: &BotId,
+        family: Option<Uuid>,
+        expires_at: Time,
+    ) -> Result<bool> {
+        let sql = "insert into molt.chat_tickets (ticket_hash, user_id, bot_id, expires_at, family)
+                   select $1, $2, id, $4, $5 from molt.bots where id = $3 and intent <> 'deleted'";
         let inserted = sqlx::query(sql)
             .bind(hash)
             .bind(self.user.0)
             .bind(bot.as_str())
             .bind(expires_at)
+            .bind(family)
             .execute(&mut *self.tx)
             .await?;
         Ok(inserted.rows_affected() == 1)
@@ -283,12 +291,13 @@ impl TenantTx {
 
 impl SystemTx {
     /// Takes a ticket out of circulation. `None`: unknown, used, too old, or for another bot.
-    pub async fn redeem_chat_ticket(&mut self, hash: &[u8], bot: &BotId, now: Time) -> Result<Option<UserId>> {
+    pub async fn redeem_chat_ticket(&mut self, hash: &[u8], bot: &BotId, now: Time) -> Result<Option<LogIn>> {
         let sql = "update molt.chat_tickets set used_at = $3
-                   where ticket_hash = $1 and bot_id = $2 and used_at is null and expires_at > $3 returning user_id";
-        let user: Option<Uuid> =
-            sqlx::query_scalar(sql).bind(hash).bind(bot.as_str()).bind(now).fetch_optional(&mut *self.tx).await?;
-        Ok(user.map(UserId))
+                   where ticket_hash = $1 and bot_id = $2 and used_at is null and expires_at > $3
+                   returning user_id, family";
+        let row: Option<(Uuid, Option<Uuid>)> =
+            sqlx::query_as(sql).bind(hash).bind(bot.as_str()).bind(now).fetch_optional(&mut *self.tx).await?;
+        Ok(row.map(|(user, family)| LogIn { user: UserId(user), family }))
     }
 
     /// Deletes tickets that nobody can use any more.

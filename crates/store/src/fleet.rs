@@ -253,6 +253,13 @@ impl SystemTx {
         Ok(sqlx::query(sql).bind(now).execute(&mut *self.tx).await?.rows_affected())
     }
 
+    /// Bots that failed because there was nothing to run them with look again now.
+    pub async fn bots_without_runtime_are_due(&mut self, now: Time) -> Result<u64> {
+        let sql = "update molt.bots set due_at = least(due_at, $1)
+                   where intent = 'running' and observed = 'failed' and phase = 'runtime'";
+        Ok(sqlx::query(sql).bind(now).execute(&mut *self.tx).await?.rows_affected())
+    }
+
     /// When the next bot is due, if any is.
     pub async fn next_bot_due(&mut self) -> Result<Option<Time>> {
         let sql = "select min(coalesce(leased_until, due_at)) from molt.bots where coalesce(leased_until, due_at) is not null";

@@ -4,6 +4,7 @@
 
 pub mod billing;
 pub mod bots;
+pub mod budget;
 pub mod chat;
 pub mod conversations;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod local;
 pub mod mail;
 mod migrate;
 pub mod outbox;
+pub mod prices;
 mod seal;
 pub mod sessions;
 pub mod sweep;
@@ -40,10 +42,11 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a caller does differently about it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A unique or check constraint refused the row; the name is the constraint's.
+    /// A unique or check constraint refused the row; the name is the constraint's. Or a value that no row can hold; the name is the
+    /// SQLSTATE.
     #[error("the database refused the row: {constraint}")]
     Constraint { constraint: String },
-    /// The database can't be reached just now.
+    /// The database can't be reached just now, or can't do it just now; the same again may work.
     #[error("the database can't be reached")]
     Unavailable(#[source] sqlx::Error),
     #[error("unexpected database error")]
@@ -56,13 +59,22 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Database(db) if db.constraint().is_some() => {
                 Self::Constraint { constraint: db.constraint().unwrap_or_default().to_owned() }
             }
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::Unavailable(error),
-            sqlx::Error::Database(db) if db.code().is_some_and(|code| code.starts_with("57P")) => {
-                Self::Unavailable(error)
+            sqlx::Error::Database(db)
+                if db.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23")) =>
+            {
+                Self::Constraint { constraint: db.code().unwrap_or_default().into_owned() }
             }
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::Unavailable(error),
+            sqlx::Error::Database(db) if db.code().is_some_and(|code| is_passing(&code)) => Self::Unavailable(error),
             _ => Self::Unexpected(error.into()),
         }
     }
+}
+
+/// Errors of the server that say nothing against the statement, so that it may be tried again: a lost connection, a
+/// deadlock, no room or too many connections, a lock or a statement that was given up, a shutdown.
+fn is_passing(code: &str) -> bool {
+    ["08", "40", "53", "55P03", "57"].iter().any(|class| code.starts_with(class))
 }
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -130,7 +142,9 @@ impl Store {
         Ok(())
     }
 
+    /// Gives every connection back, the listening one first. To be called before the server is stopped.
     pub async fn close(&self) {
+        self.wakeups.close().await;
         self.pool.close().await;
     }
 }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use molt_model::UserId;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::task::AbortHandle;
 
 /// Wake-ups that a slow reader may fall behind before it is simply told to look again.
@@ -27,8 +28,16 @@ pub enum Channel {
     Outbox,
     /// `inbox` has a row.
     Inbox,
-    /// A key, plan or cap changed: caches of the proxy look again.
-    Admission,
+    /// A key, plan or cap of this person's changed: what the proxies keep of it is old. Sent by triggers.
+    Admission(UserId),
+    /// A call of this person's lacks money that other proxies have leased: who holds some it doesn't need gives it back.
+    BudgetWanted(UserId),
+    /// Money of this person's was given back: who waits for some asks again.
+    BudgetFreed(UserId),
+    /// A log-in of this user ended: what it opened ends too.
+    Sessions(String),
+    /// A price list was imported, or a proxy has other keys: catalogues are made anew.
+    Prices,
     /// The connection was lost for a while; look at everything.
     All,
 }
@@ -44,7 +53,11 @@ impl Channel {
             Self::Runs => "runs".to_owned(),
             Self::Outbox => "outbox".to_owned(),
             Self::Inbox => "inbox".to_owned(),
-            Self::Admission => "admission".to_owned(),
+            Self::Admission(user) => format!("admission {user}"),
+            Self::BudgetWanted(user) => format!("budget-wanted {user}"),
+            Self::BudgetFreed(user) => format!("budget-freed {user}"),
+            Self::Sessions(user) => format!("sessions {user}"),
+            Self::Prices => "prices".to_owned(),
             Self::All => "all".to_owned(),
         }
     }
@@ -57,32 +70,47 @@ impl Channel {
             ("runs", _) => Self::Runs,
             ("outbox", _) => Self::Outbox,
             ("inbox", _) => Self::Inbox,
-            ("admission", _) => Self::Admission,
+            ("admission", user) => user.parse().map_or(Self::All, Self::Admission),
+            ("budget-wanted", user) => user.parse().map_or(Self::All, Self::BudgetWanted),
+            ("budget-freed", user) => user.parse().map_or(Self::All, Self::BudgetFreed),
+            ("sessions", user) => Self::Sessions(user.to_owned()),
+            ("prices", _) => Self::Prices,
             _ => Self::All,
         }
     }
 }
 
-/// The fan-out. The LISTEN connection lives as long as the last clone.
+/// The fan-out. The LISTEN connection lives as long as the last clone, or until `close`.
 #[derive(Clone)]
 pub struct Wakeups {
     sender: broadcast::Sender<Channel>,
-    _task: Arc<AbortOnDrop>,
+    task: Arc<Listening>,
 }
 
-struct AbortOnDrop(AbortHandle);
+struct Listening {
+    abort: AbortHandle,
+    closing: watch::Sender<bool>,
+}
 
-impl Drop for AbortOnDrop {
+impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.abort();
+        self.abort.abort();
     }
 }
 
 impl Wakeups {
     pub(crate) fn listen(options: PgConnectOptions) -> Self {
         let (sender, _) = broadcast::channel(BACKLOG_MAX);
-        let task = tokio::spawn(run(options, sender.clone()));
-        Self { sender, _task: Arc::new(AbortOnDrop(task.abort_handle())) }
+        let (closing, asked) = watch::channel(false);
+        let task = tokio::spawn(run(options, sender.clone(), asked));
+        Self { sender, task: Arc::new(Listening { abort: task.abort_handle(), closing }) }
+    }
+
+    /// Ends the LISTEN connection and waits until it is gone, so that a server which stops next has nothing to cut.
+    pub(crate) async fn close(&self) {
+        // A task that is gone already has dropped its end, and that is what this waits for.
+        let _ = self.task.closing.send(true);
+        self.task.closing.closed().await;
     }
 
     /// Every wake-up from now on. A reader that lags gets `RecvError::Lagged`: treat it as `Channel::All`.
@@ -92,26 +120,96 @@ impl Wakeups {
     }
 }
 
-async fn run(options: PgConnectOptions, sender: broadcast::Sender<Channel>) {
+async fn run(options: PgConnectOptions, sender: broadcast::Sender<Channel>, mut closing: watch::Receiver<bool>) {
     loop {
-        if let Err(error) = listen_once(&options, &sender).await {
-            tracing::warn!(
+        match listen_once(&options, &sender, &mut closing).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "the listening connection was lost; connecting again"
-            );
+            ),
         }
-        tokio::time::sleep(RECONNECT_PAUSE).await;
+        tokio::select! {
+            () = asked(&mut closing) => return,
+            () = tokio::time::sleep(RECONNECT_PAUSE) => {}
+        }
     }
 }
 
-async fn listen_once(options: &PgConnectOptions, sender: &broadcast::Sender<Channel>) -> Result<(), sqlx::Error> {
-    let pool = PgPoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+/// Listens until it is asked to close; an error: the connection was lost.
+async fn listen_once(
+    options: &PgConnectOptions,
+    sender: &broadcast::Sender<Channel>,
+    closing: &mut watch::Receiver<bool>,
+) -> Result<(), sqlx::Error> {
+    let pool = tokio::select! {
+        () = asked(closing) => return Ok(()),
+        pool = PgPoolOptions::new().max_connections(1).connect_with(options.clone()) => pool?,
+    };
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen("molt").await?;
     // Nobody listening is fine: the period of each loop is the net.
     let _ = sender.send(Channel::All);
-    while let Some(notification) = listener.try_recv().await? {
-        let _ = sender.send(Channel::parse(notification.payload()));
+    loop {
+        tokio::select! {
+            () = asked(closing) => break,
+            received = listener.try_recv() => match received? {
+                Some(notification) => drop(sender.send(Channel::parse(notification.payload()))),
+                // Lost, and made anew by the listener: what came in between is unknown.
+                None => drop(sender.send(Channel::All)),
+            },
+        }
     }
+    // The listener gives its connection back in the background; the pool waits for it.
+    drop(listener);
+    pool.close().await;
     Ok(())
+}
+
+async fn asked(closing: &mut watch::Receiver<bool>) {
+    // An error: the last clone is gone, which ends this task anyway.
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::database;
+
+    #[tokio::test]
+    async fn a_closed_store_has_no_connection_left() {
+        let database = database().await;
+        let mut wakeups = database.store.wakeups().subscribe();
+        database.execute("select pg_notify('molt', 'sessions somebody')").await;
+        let open =
+            "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'molt'";
+        // A lost notification was sent before anybody listened; then the first word is that somebody does.
+        wakeups.recv().await.unwrap();
+        assert!(database.count(open).await >= 2, "the pool's and the listening one");
+        database.store.close().await;
+        let began = std::time::Instant::now();
+        while database.count(open).await > 0 {
+            assert!(began.elapsed() < Duration::from_secs(10), "a connection is left");
+        }
+        assert_eq!(database.store.wakeups().clone().close().await, (), "twice is once");
+    }
+
+    #[test]
+    fn a_channel_is_read_back_from_its_payload() {
+        let channels = [
+            Channel::Events("u".to_owned()),
+            Channel::Chat("b".to_owned()),
+            Channel::Fleet,
+            Channel::Runs,
+            Channel::Outbox,
+            Channel::Inbox,
+            Channel::Admission,
+            Channel::Sessions("u".to_owned()),
+            Channel::All,
+        ];
+        for channel in channels {
+            assert_eq!(Channel::parse(&channel.payload()), channel);
+        }
+        assert_eq!(Channel::parse("from a newer version"), Channel::All);
+    }
 }

@@ -6,7 +6,7 @@ use molt_model::{Time, UserId};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{Result, SystemTx, TenantTx};
+use crate::{Channel, Result, SystemTx, TenantTx};
 
 /// A key that signs session tokens.
 #[derive(Clone, sqlx::FromRow)]
@@ -24,6 +24,13 @@ pub struct NewSession {
     pub user: UserId,
     pub refresh_hash: Vec<u8>,
     pub expires_at: Time,
+}
+
+/// Whoever is logged in. `family` is the log-in, if it is one of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogIn {
+    pub user: UserId,
+    pub family: Option<Uuid>,
 }
 
 /// What became of a refresh token that was shown.
@@ -115,11 +122,30 @@ impl SystemTx {
         Ok(sqlx::query_scalar(sql).bind(family).bind(since).fetch_one(&mut *self.tx).await?)
     }
 
-    /// Ends a log-in: none of its refresh tokens and none of its session tokens works any more.
+    /// Ends a log-in: none of its refresh tokens and none of its session tokens works any more, and what is open under it
+    /// is told.
     pub async fn end_family(&mut self, family: Uuid, now: Time) -> Result<()> {
-        let sql = "update molt.sessions set revoked_at = $2 where family = $1 and revoked_at is null";
-        sqlx::query(sql).bind(family).bind(now).execute(&mut *self.tx).await?;
-        Ok(())
+        let sql = "update molt.sessions set revoked_at = $2 where family = $1 and revoked_at is null returning user_id";
+        let ended: Vec<Uuid> = sqlx::query_scalar(sql).bind(family).bind(now).fetch_all(&mut *self.tx).await?;
+        match ended.first() {
+            Some(user) => self.notify(&Channel::Sessions(user.to_string())).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Which of these may not go on: the log-in has ended, or the person is gone or going. Answers positions in `asked`.
+    pub async fn ended_log_ins(&mut self, asked: &[LogIn]) -> Result<Vec<usize>> {
+        let users: Vec<Uuid> = asked.iter().map(|one| one.user.0).collect();
+        let families: Vec<Option<Uuid>> = asked.iter().map(|one| one.family).collect();
+        let sql = "select asked.position - 1
+                   from unnest($1::uuid[], $2::uuid[]) with ordinality as asked (user_id, family, position)
+                   where not exists (
+                     select from molt.users u where u.id = asked.user_id and u.erase_requested_at is null
+                       and (asked.family is null or exists (
+                         select from molt.sessions s
+                         where s.family = asked.family and s.user_id = u.id and s.revoked_at is null)))";
+        let ended: Vec<i64> = sqlx::query_scalar(sql).bind(users).bind(families).fetch_all(&mut *self.tx).await?;
+        Ok(ended.into_iter().filter_map(|position| usize::try_from(position).ok()).collect())
     }
 
     /// The log-in of a refresh token, whatever its state.
@@ -179,10 +205,10 @@ impl SystemTx {
 }
 
 impl TenantTx {
-    /// Ends all log-ins of this person.
+    /// Ends all log-ins of this person, and tells what is open under them.
     pub async fn end_all_sessions(&mut self, now: Time) -> Result<()> {
         let sql = "update molt.sessions set revoked_at = $2 where user_id = $1 and revoked_at is null";
         sqlx::query(sql).bind(self.user.0).bind(now).execute(&mut *self.tx).await?;
-        Ok(())
+        self.notify(&Channel::Sessions(self.user.to_string())).await
     }
 }

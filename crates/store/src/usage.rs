@@ -1,16 +1,16 @@
 //! The books: one row per model call, written once by its request id, and sums of rows for people to read.
 //! Never: a row without the event that announces it, a row that changes, or a figure that isn't a sum of rows.
 
+mod record;
+
+use std::sync::Arc;
+
 use chrono::NaiveDate;
 use molt_model::usage::Estimate;
-use molt_model::{
-    BotId, ConversationId, Event, EventKind, KeyId, Nanos, PriceVersion, RequestId, RunId, Time, TokenUsage, UserId,
-};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use molt_model::{BotId, HolderId, KeyId, Nanos, PriceVersion, RequestId, RunId, Time, TokenUsage, UserId};
 use uuid::Uuid;
 
-use crate::{Result, SystemTx, TenantTx, event};
+use crate::{Result, SystemTx, TenantTx};
 
 /// The surface of a chat completion: what the chat counts against the calls of a run.
 pub const SURFACE_CHAT: &str = "chat";
@@ -45,21 +45,30 @@ macro_rules! period_sql {
 pub(crate) use period_sql;
 
 /// One settled call, as the proxy's journal keeps it and the books take it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettledCall {
     pub id: RequestId,
+    /// Whose lease it was paid from.
+    pub holder: HolderId,
+    /// The period whose budgets it counts in.
+    pub period_start: Time,
     pub user: UserId,
     pub book_key: Uuid,
     pub bot: Option<BotId>,
     pub key: KeyId,
     /// The trace id that the caller sent. A label: it counts only when it names a run of the same bot.
     pub run: Option<RunId>,
-    pub provider: String,
+    pub provider: Arc<str>,
     /// `provider/model`.
-    pub model: String,
-    pub surface: String,
+    pub model: Arc<str>,
+    pub surface: Arc<str>,
     pub usage: TokenUsage,
+    /// The worst case that was set aside for it.
+    pub reserved_nanos: i64,
+    /// What the person is charged.
     pub cost_nanos: i64,
+    /// What it cost above all that could be charged: the operator's.
+    pub operator_nanos: i64,
     pub price_version: PriceVersion,
     /// Why the figures aren't the provider's own.
     pub estimate: Option<Estimate>,
@@ -161,105 +170,17 @@ impl TenantTx {
 }
 
 impl SystemTx {
-    /// Writes one call into the books and announces it, once: a request id that is there already changes nothing.
-    /// Returns whether the row is new. Safe to repeat.
-    ///
-    /// A call whose trace id is a run of the same bot that hasn't ended becomes a frame of its chat. All other calls are
-    /// announced as `usage`: nothing may follow the frame that ends a run.
-    pub async fn record_call(&mut self, call: &SettledCall, now: Time) -> Result<bool> {
-        // Locks in the order in which every writer of chat frames takes them: the bot, then (in `append`) the person.
-        if let Some(bot) = &call.bot {
-            let lock = "select 1 from molt.bots where id = $1 for no key update";
-            sqlx::query(lock).bind(bot.as_str()).execute(&mut *self.tx).await?;
-        }
-        let run = self.run_of(call).await?;
-        if !self.insert_usage(call, run.as_ref().map(|run| run.id)).await? {
-            return Ok(false);
-        }
-        let figures = json!({
-            "type": "usage",
-            "run_id": run.as_ref().map(|run| run.id),
-            "model": call.model,
-            "tokens_in": call.usage.input,
-            "tokens_out": call.usage.output,
-            "cost_usd": Nanos(call.cost_nanos),
-            "duration_ms": call.duration_ms,
-        });
-        let in_chat = run.as_ref().is_some_and(|run| !run.ended) && call.surface == SURFACE_CHAT;
-        let event = Event {
-            kind: if in_chat { EventKind::Chat } else { EventKind::Usage },
-            bot: call.bot.clone(),
-            conversation: run.as_ref().and_then(|run| run.conversation.clone()),
-            run: run.as_ref().map(|run| RunId(run.id)),
-            body: figures,
-        };
-        event::append(&mut self.tx, call.user, &event, None, now).await?;
-        Ok(true)
-    }
-
     /// Calls of the chat surface that the books know of this run.
     pub async fn usage_count_of_run(&mut self, run: RunId) -> Result<i64> {
         let sql = "select count(*) from molt.usage_logs where run_id = $1 and surface = $2";
         Ok(sqlx::query_scalar(sql).bind(run.0).bind(SURFACE_CHAT).fetch_one(&mut *self.tx).await?)
     }
-
-    async fn run_of(&mut self, call: &SettledCall) -> Result<Option<Run>> {
-        let (Some(run), Some(bot)) = (call.run, &call.bot) else { return Ok(None) };
-        let row: Option<(Uuid, String, bool)> = sqlx::query_as(
-            "select id, conversation, state in ('finished', 'failed', 'aborted') from molt.runs
-             where id = $1 and bot_id = $2",
-        )
-        .bind(run.0)
-        .bind(bot.as_str())
-        .fetch_optional(&mut *self.tx)
-        .await?;
-        Ok(row.map(|(id, conversation, ended)| Run { id, conversation: conversation.parse().ok(), ended }))
-    }
-
-    /// `false`: the row was there. The person may be gone meanwhile; the row stays under `book_key`.
-    async fn insert_usage(&mut self, call: &SettledCall, run: Option<Uuid>) -> Result<bool> {
-        let done = sqlx::query(
-            "insert into molt.usage_logs (id, user_id, book_key, bot_id, key_id, run_id, provider, model, surface, tokens_in,
-               tokens_out, tokens_cache_read, tokens_cache_write, tokens_reasoning, cost_nanos, price_version, estimate,
-               first_byte_ms, duration_ms, at)
-             values ($1, (select id from molt.users where id = $2), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-               $16, $17, $18, $19, $20)
-             on conflict (id) do nothing",
-        )
-        .bind(call.id.0)
-        .bind(call.user.0)
-        .bind(call.book_key)
-        .bind(call.bot.as_ref().map(BotId::as_str))
-        .bind(call.key.0)
-        .bind(run)
-        .bind(&call.provider)
-        .bind(&call.model)
-        .bind(&call.surface)
-        .bind(call.usage.input)
-        .bind(call.usage.output)
-        .bind(call.usage.cache_read)
-        .bind(call.usage.cache_write)
-        .bind(call.usage.reasoning)
-        .bind(call.cost_nanos)
-        .bind(&call.price_version.0)
-        .bind(call.estimate.map(Estimate::as_str))
-        .bind(call.first_byte_ms)
-        .bind(call.duration_ms)
-        .bind(call.at)
-        .execute(&mut *self.tx)
-        .await?;
-        Ok(done.rows_affected() == 1)
-    }
-}
-
-struct Run {
-    id: Uuid,
-    conversation: Option<ConversationId>,
-    ended: bool,
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::testing::{TestDatabase, database};
 
@@ -277,16 +198,20 @@ mod tests {
     fn call(user: UserId, nanos: i64, when: &str) -> SettledCall {
         SettledCall {
             id: RequestId::random(),
+            holder: HolderId::random(),
+            period_start: at("2026-11-01T00:00:00Z"),
             user,
             book_key: Uuid::new_v4(),
             bot: None,
             key: KeyId::random(),
             run: Some(RunId::random()),
-            provider: "p".to_owned(),
-            model: "p/m".to_owned(),
-            surface: SURFACE_CHAT.to_owned(),
+            provider: "p".into(),
+            model: "p/m".into(),
+            surface: SURFACE_CHAT.into(),
             usage: TokenUsage { input: 3, output: 2, ..TokenUsage::default() },
+            reserved_nanos: nanos,
             cost_nanos: nanos,
+            operator_nanos: 0,
             price_version: PriceVersion("v".to_owned()),
             estimate: Some(Estimate::HungUp),
             first_byte_ms: None,
@@ -323,10 +248,18 @@ mod tests {
         tx.keep_price_book("v", &json!({}), now).await.unwrap();
         tx.keep_price_book("v", &json!({ "other": 1 }), now).await.unwrap();
         let first = call(user, 5, "2026-11-22T10:00:00Z");
-        assert!(tx.record_call(&first, now).await.unwrap());
-        assert!(!tx.record_call(&first, now).await.unwrap());
-        assert!(tx.record_call(&call(user, 7, "2026-11-23T10:00:00Z"), now).await.unwrap());
-        assert!(tx.record_call(&call(UserId::random(), 9, "2026-11-22T10:00:00Z"), now).await.unwrap());
+        let second = call(user, 7, "2026-11-23T10:00:00Z");
+        let gone = call(UserId::random(), 9, "2026-11-22T10:00:00Z");
+        assert_eq!(tx.record_calls(std::slice::from_ref(&first), now).await.unwrap(), [first.id]);
+        assert_eq!(tx.record_calls(std::slice::from_ref(&first), now).await.unwrap(), []);
+        let batch = [first.clone(), second.clone(), second.clone(), gone.clone()];
+        let mut new = tx.record_calls(&batch, now).await.unwrap();
+        let mut expected = vec![second.id, gone.id];
+        new.sort();
+        expected.sort();
+        assert_eq!(new, expected);
+        assert_eq!(tx.record_calls(&batch, now).await.unwrap(), []);
+        assert_eq!(tx.record_calls(&[], now).await.unwrap(), []);
         tx.commit().await.unwrap();
         assert_eq!(database.text("select prices from molt.price_books").await.as_deref(), Some("{}"));
         assert_eq!(database.count("select count(*) from molt.events").await, 2);

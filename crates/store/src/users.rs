@@ -184,7 +184,7 @@ impl TenantTx {
     pub async fn set_cap(&mut self, cap: Option<Nanos>, now: Time) -> Result<()> {
         let sql = "update molt.users set cap_nanos = $2, updated_at = $3 where id = $1";
         sqlx::query(sql).bind(self.user.0).bind(cap.map(|cap| cap.0)).bind(now).execute(&mut *self.tx).await?;
-        self.notify(&Channel::Admission).await
+        Ok(())
     }
 
     /// Starts to erase the person: no session and no log-in works from now on, every bot goes, and the fleet removes the
@@ -197,7 +197,6 @@ impl TenantTx {
         sqlx::query(sql).bind(self.user.0).bind(now).execute(&mut *self.tx).await?;
         let sql = "update molt.ghost_keys set revoked_at = $2 where user_id = $1 and revoked_at is null";
         sqlx::query(sql).bind(self.user.0).bind(now).execute(&mut *self.tx).await?;
-        self.notify(&Channel::Fleet).await?;
-        self.notify(&Channel::Admission).await
+        self.notify(&Channel::Fleet).await
     }
 }

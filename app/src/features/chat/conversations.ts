@@ -14,3 +14,8 @@ export function listed(items: readonly Conversation[]): readonly Conversation[] 
   const shown = items.filter(({ archived }) => !archived);
   return items.some(({ id }) => id === 'main') ? shown : [...shown, main];
 }
+
+/** The put-away ones, the one written in last first. */
+export function archived(items: readonly Conversation[]): readonly Conversation[] {
+  return items.filter((conversation) => conversation.archived).sort((a, b) => b.updated_at.localeCompare(a.updated_at));
+}

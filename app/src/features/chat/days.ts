@@ -16,6 +16,11 @@ export function dayWord(at: string, now: Date, locale?: string): string {
   return then.toLocaleDateString(locale, { day: 'numeric', month: 'long', year });
 }
 
+/** "3 November 2025", in the person's own calendar. */
+export function fullDate(at: string, locale?: string): string {
+  return new Date(at).toLocaleDateString(locale, { day: 'numeric', month: 'long', year: 'numeric' });
+}
+
 export const isSameDay = (a: string, b: string) => new Date(a).toDateString() === new Date(b).toDateString();
 
 /** "0.4 s", "12 s", "2 min 5 s" */

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { parseMarkdown, safeHref } from './markdown';
+import { directionOf, parseMarkdown, safeHref } from './markdown';
 
 test('the parts of an answer', () => {
   const tree = parseMarkdown(
@@ -27,6 +27,24 @@ test('HTML stays text, and only web and mail addresses become links', () => {
     null,
     'HTTPS://A',
   ]);
+});
+
+test('lists and quotations run the way of their first letter', () => {
+  const table: [string, 'ltr' | 'rtl'][] = [
+    ['- one', 'ltr'],
+    ['- 9:04 **قطار**', 'rtl'],
+    ['> «רכבת» leaves', 'rtl'],
+    ['> The רכבת leaves', 'ltr'],
+    ['- 1', 'ltr'],
+  ];
+  for (const [text, direction] of table) expect([text, directionOf(parseMarkdown(text)[0]!)]).toEqual([text, direction]);
+});
+
+test('a notice of the gateway ends in a link that can be pressed', () => {
+  const notice =
+    "You can raise the limit here, and I answer again at once: http://127.0.0.1:8787/app/usage Otherwise I'm back on 1 December.";
+  const address = 'http://127.0.0.1:8787/app/usage';
+  expect(parseMarkdown(notice)[0]).toMatchObject({ children: [{}, { kind: 'link', href: address }, { kind: 'text' }] });
 });
 
 test('any text parses, half-written Markdown too', () => {

@@ -31,6 +31,21 @@ export function safeHref(href: string): string | null {
   return /^(https?:\/\/|mailto:)/i.test(href.trim()) ? href.trim() : null;
 }
 
+/** Which way a list or a quotation runs, by its first letter. A paragraph finds out by itself. */
+export function directionOf(block: Prose): 'ltr' | 'rtl' {
+  const letter = /\p{L}/u.exec(plainText(block))?.[0] ?? '';
+  return /[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}\p{Script=Adlam}]/u.test(letter)
+    ? 'rtl'
+    : 'ltr';
+}
+
+function plainText(part: Prose | Inline): string {
+  if ('text' in part) return part.text;
+  if ('children' in part) return part.children.map(plainText).join('');
+  if (part.kind === 'list') return part.items.flatMap((item) => item.children.map(plainText)).join(' ');
+  return '';
+}
+
 function blocks(tokens: Token[], depth: number): Prose[] {
   return tokens.flatMap((token) => block(token, depth));
 }

@@ -3,6 +3,7 @@
 
 import { createStore, type StoreApi } from 'zustand/vanilla';
 import { api } from '@/api/client';
+import { newId } from '@/api/id';
 import { Connection, type Link, type Socket } from './connection';
 import type { Decision } from './frames';
 import { emptyChat, reduce, type ChatState, type Outgoing } from './reducer';
@@ -79,12 +80,6 @@ function openSocket(botId: string, ticket: string): Socket {
 function gather(work: () => void): void {
   if (document.hidden) setTimeout(work, HIDDEN_GATHER_MS);
   else requestAnimationFrame(work);
-}
-
-/** crypto.randomUUID exists only on secure origins; a phone on the local network is none. */
-function newId(): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
 function watchPage(wake: () => void): () => void {

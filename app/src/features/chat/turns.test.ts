@@ -44,6 +44,12 @@ test('a message on its way: waiting, running, refused', () => {
   expect(turnsOf(started, 'main')).toMatchObject([{ key: 'c1', runId: 'r9', state: 'running', question: 'hi' }]);
   const refused = reduce(submitted, { type: 'refused', id: 'c1', message: 'Too long.' });
   expect(turnsOf(refused, 'main')).toMatchObject([{ state: 'failed', reason: 'Too long.' }]);
+  const next = reduce(refused, { type: 'submit', message: { ...message, id: 'c2', at: at(3) } });
+  const answered = reduce(next, {
+    type: 'frame',
+    frame: frame({ type: 'message', role: 'user', message_id: 'u', content: 'hi', id: 'c2', done: true }, 3),
+  });
+  for (const state of [next, answered]) expect(turnsOf(state, 'main').map((turn) => turn.key)).toEqual(['c1', 'c2']);
 });
 
 test('an approval: asked, decided here, closed by the end of the run', () => {

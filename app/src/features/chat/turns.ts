@@ -41,7 +41,7 @@ export interface Turn {
 
 const made = new WeakMap<Run, Turn>();
 
-/** The turns of a conversation, oldest first; what is not sent yet comes last. */
+/** The turns of a conversation, oldest first; what is not sent yet comes last, what was refused stays where it was said. */
 export function turnsOf(state: ChatState, conversationId: string): Turn[] {
   const conversation = state.conversations[conversationId];
   const mine = state.outbox.filter((message) => message.conversation === conversationId);
@@ -51,7 +51,15 @@ export function turnsOf(state: ChatState, conversationId: string): Turn[] {
     return outgoing ? { ...turn, key: outgoing.id, question: turn.question ?? outgoing.text, outgoing } : turn;
   });
   const shown = new Set(turns.map((turn) => turn.runId));
-  return [...turns, ...mine.filter((message) => !message.run_id || !shown.has(message.run_id)).map(waiting)];
+  const own = mine.filter((message) => !message.run_id || !shown.has(message.run_id));
+  for (const message of own.filter(({ refused }) => refused)) turns.splice(placeOf(message, turns), 0, waiting(message));
+  return [...turns, ...own.filter(({ refused }) => !refused).map(waiting)];
+}
+
+/** Before the first turn that began later. */
+function placeOf(message: Outgoing, turns: readonly Turn[]): number {
+  const later = turns.findIndex((turn) => Date.parse(turn.at) > Date.parse(message.at));
+  return later < 0 ? turns.length : later;
 }
 
 /** The run that a stop button would stop: the oldest that is not over. */

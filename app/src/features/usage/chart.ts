@@ -1,4 +1,4 @@
-// The bars of the usage chart: every day of the period, scaled to the largest.
+// The bars of the usage chart: every day of the period, those to come too, scaled to the largest.
 // Never: a day left out because nothing was used on it.
 
 import type { DayUsage } from '../../api/types';
@@ -15,10 +15,10 @@ export interface Bar {
   height: number;
 }
 
-export function bars(days: readonly DayUsage[], start: string, end: string, now: Date): Bar[] {
+export function bars(days: readonly DayUsage[], start: string, end: string): Bar[] {
   const known = new Map(days.map((day) => [day.day.slice(0, 10), day.cost_usd]));
   const tallest = days.reduce((max, day) => (nanos(day.cost_usd) > max ? nanos(day.cost_usd) : max), 0n);
-  const last = Math.min(Date.parse(end), now.getTime());
+  const last = Date.parse(end) - 1;
   const result: Bar[] = [];
   for (let at = Date.parse(start.slice(0, 10)); at <= last && result.length < DAYS_MAX; at += DAY_MS) {
     const day = new Date(at).toISOString().slice(0, 10);

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { count, exactUsd, nanos, roundUsd, sumUsd, typedUsd } from './money';
+import { count, exactUsd, nanos, roundUsd, sumUsd, typedUsd, usedOf } from './money';
 
 test('amounts are shown with every digit that counts, and at least cents', () => {
   const table: [string, string, string][] = [
@@ -13,6 +13,19 @@ test('amounts are shown with every digit that counts, and at least cents', () =>
     ['nonsense', '$0.00', '$0.00'],
   ];
   for (const [usd, exact, rounded] of table) expect([exactUsd(usd), roundUsd(usd)]).toEqual([exact, rounded]);
+});
+
+test('how much of a cap is used', () => {
+  const table: [used: string, cap: string, thousandths: number][] = [
+    ['0', '20', 0],
+    ['0.000001', '20', 0],
+    ['5', '20', 250],
+    ['19.999999999', '20', 999],
+    ['20', '20', 1000],
+    ['21', '20', 1000],
+    ['0', '0', 1000],
+  ];
+  for (const [used, cap, thousandths] of table) expect([used, cap, usedOf(used, cap)]).toEqual([used, cap, thousandths]);
 });
 
 test('sums are exact where floating point is not', () => {

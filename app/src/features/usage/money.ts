@@ -30,6 +30,13 @@ export function roundUsd(usd: string): string {
   return `$${group(cents / 100n)}.${(cents % 100n).toString().padStart(2, '0')}`;
 }
 
+/** How much of `cap` is used, in thousandths, at most 1000. Of a cap of nothing everything is used. */
+export function usedOf(usd: string, cap: string): number {
+  const [used, most] = [nanos(usd), nanos(cap)];
+  if (most <= 0n || used >= most) return 1000;
+  return used <= 0n ? 0 : Number((used * 1000n) / most);
+}
+
 /** What a person typed as dollars, or null when it is not an amount with at most two decimals. */
 export function typedUsd(text: string): string | null {
   const clean = text.trim().replace(/^\$/, '').replace(',', '.');

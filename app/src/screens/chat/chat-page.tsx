@@ -17,7 +17,7 @@ import { Button, IconButton } from '@/ui/button';
 import { useIsDesk } from '@/ui/layout';
 import { useTitle } from '@/ui/title';
 import { Skeleton } from '@/ui/spinner';
-import { Text } from '@/ui/text';
+import { Heading, Text } from '@/ui/text';
 import { toast } from '@/ui/toast';
 import { Composer } from './composer';
 import { EmptyChat } from './empty';
@@ -50,6 +50,7 @@ export function ChatPage({ bot }: { bot: Bot }) {
       bot={bot}
       current={conversation}
       onChoose={choose}
+      onArchived={(away) => away === conversation && choose('main')}
       onDeleted={(gone) => {
         view.chat?.forget(gone);
         if (gone === conversation) choose('main');
@@ -87,16 +88,17 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
       />
       <View className="shrink grow">
         <View className="flex-row items-center gap-2">
-          <Text weight="bold" numberOfLines={1} className="shrink">
+          <Heading size="base" weight="bold" numberOfLines={1} className="shrink">
             {bot.bot_name}
-          </Text>
+          </Heading>
           <View className={`h-2 w-2 rounded-full ${dot}`} aria-hidden />
-          <Text size="xs" tone="muted" testID="bot-status">
+          <Text size="xs" tone="muted" className="shrink-0" numberOfLines={1} testID="bot-status">
             {bot.status === 'provisioning' ? 'starting' : bot.status === 'error' ? 'needs you' : bot.status}
           </Text>
         </View>
         <Text size="xs" tone="muted" numberOfLines={1} testID="chat-title">
           {conversationTitle(listed ?? { id: conversation, title: '' })}
+          {listed?.archived ? ' · archived' : ''}
         </Text>
       </View>
     </View>
@@ -109,25 +111,25 @@ function Away({ bot, link }: { bot: Bot; link: Link }) {
   const word = awayWord(bot);
   const again = () => restart.mutate(undefined, { onError: (error) => toast(sentence(error), 'bad') });
   if (!offline && !word) return null;
+  const action =
+    bot.status === 'error' ? (
+      <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" />
+    ) : bot.status === 'stopped' ? (
+      <Button small kind="quiet" label="See the plan" onPress={() => router.push('/plan')} testID="chat-to-plan" />
+    ) : undefined;
   return (
-    <View className="w-full max-w-3xl self-center px-3 pt-2">
-      {offline ? (
-        <Banner kind="warn" testID="chat-offline">
-          No connection. What you write is kept, and sent when it is back.
-        </Banner>
-      ) : (
-        <Banner
-          kind={bot.status === 'error' ? 'bad' : 'warn'}
-          testID="chat-away"
-          action={
-            bot.status === 'error' ? (
-              <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" />
-            ) : undefined
-          }
-        >
-          {word}
-        </Banner>
-      )}
+    <View className="w-full border-b border-line px-3 py-2">
+      <View className="w-full max-w-3xl self-center">
+        {offline ? (
+          <Banner kind="warn" testID="chat-offline">
+            No connection. What you write is kept, and sent when it is back.
+          </Banner>
+        ) : (
+          <Banner kind={bot.status === 'error' ? 'bad' : 'warn'} testID="chat-away" action={action}>
+            {word}
+          </Banner>
+        )}
+      </View>
     </View>
   );
 }
@@ -186,9 +188,9 @@ function Announcer({ turn }: { turn: Turn | undefined }) {
 
 function Drawer({ open, onClose, children }: { open: boolean; onClose: () => void; children: ReactNode }) {
   return (
-    <Modal visible={open} transparent animationType="fade" onRequestClose={onClose}>
+    <Modal visible={open} transparent animationType="fade" onRequestClose={onClose} aria-label="Side panel">
       <View className="flex-1 flex-row">
-        <View className="h-full w-80 max-w-[85%] border-r border-line bg-sunken" role="dialog" aria-label="Side panel" testID="drawer">
+        <View className="h-full w-80 max-w-[85%] border-r border-line bg-sunken" testID="drawer">
           {children}
         </View>
         <Pressable role="button" className="flex-1 bg-veil" onPress={onClose} aria-label="Close the side panel" testID="drawer-close" />

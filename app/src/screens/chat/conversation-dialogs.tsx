@@ -1,4 +1,4 @@
-// A new name for a conversation, or its end.
+// What can be done with a conversation: a new name, away with it, or its end.
 
 import { useEffect, useState } from 'react';
 import { View } from 'react-native';
@@ -11,6 +11,7 @@ import { Button } from '@/ui/button';
 import { Dialog } from '@/ui/dialog';
 import { Field } from '@/ui/field';
 import { Text } from '@/ui/text';
+import { toast } from '@/ui/toast';
 
 interface Props {
   botId: string;
@@ -18,13 +19,28 @@ interface Props {
   onClose: () => void;
 }
 
-export function RenameConversation({ botId, conversation, onClose }: Props) {
+export interface ChangeProps extends Props {
+  onArchived: (id: string) => void;
+  onDelete: (conversation: Conversation) => void;
+}
+
+/** Name, archive, delete. The main conversation has only a name: it stays as long as the assistant. */
+export function ChangeConversation({ botId, conversation, onClose, onArchived, onDelete }: ChangeProps) {
+  const id = conversation?.id ?? '';
+  const before = conversation ? conversationTitle(conversation) : '';
   const [title, setTitle] = useState('');
-  const rename = useChange((next: string) => api.renameConversation(botId, conversation?.id ?? '', next), [keys.conversations(botId)]);
-  useEffect(() => setTitle(conversation ? conversationTitle(conversation) : ''), [conversation]);
-  const save = () => void rename.mutateAsync(title.trim()).then(onClose, () => undefined);
+  const stale = [keys.conversations(botId)];
+  const rename = useChange((next: string) => api.changeConversation(botId, id, { title: next }), stale);
+  const archive = useChange(() => api.changeConversation(botId, id, { archived: true }), stale);
+  useEffect(() => setTitle(before), [id, before]);
+  const save = () => rename.mutate(title.trim(), { onSuccess: onClose });
+  const away = () =>
+    archive.mutate(undefined, {
+      onSuccess: () => (onClose(), onArchived(id), toast('Archived. It waits under “Archived”.')),
+      onError: (error) => toast(sentence(error), 'bad'),
+    });
   return (
-    <Dialog open={conversation !== null} title="Rename" onClose={onClose} testID="conversation-rename-dialog">
+    <Dialog open={conversation !== null} title="Conversation" onClose={onClose} testID="conversation-dialog">
       <Field
         label="Title"
         testID="conversation-title"
@@ -35,7 +51,19 @@ export function RenameConversation({ botId, conversation, onClose }: Props) {
         autoFocus
         selectTextOnFocus
       />
-      <Button label="Save" onPress={save} busy={rename.isPending} disabled={!title.trim()} testID="conversation-title-save" />
+      <Button
+        label="Save the title"
+        onPress={save}
+        busy={rename.isPending}
+        disabled={!title.trim() || title.trim() === before}
+        testID="conversation-title-save"
+      />
+      {conversation && id !== 'main' ? (
+        <View className="flex-row gap-3 border-t border-line pt-4">
+          <Button kind="quiet" icon="archive" label="Archive" onPress={away} busy={archive.isPending} testID="conversation-archive" grow />
+          <Button kind="danger" icon="trash" label="Delete" onPress={() => onDelete(conversation)} testID="conversation-delete" grow />
+        </View>
+      ) : null}
     </Dialog>
   );
 }
@@ -45,10 +73,7 @@ export function DeleteConversation({ botId, conversation, onClose, onDeleted }: 
   const confirm = () => {
     if (!conversation) return;
     const { id } = conversation;
-    void remove.mutateAsync(id).then(
-      () => (onClose(), onDeleted(id)),
-      () => undefined,
-    );
+    remove.mutate(id, { onSuccess: () => (onClose(), onDeleted(id)) });
   };
   return (
     <Dialog open={conversation !== null} title="Delete this conversation?" onClose={onClose} testID="conversation-delete-dialog">

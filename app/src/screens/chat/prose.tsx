@@ -1,10 +1,10 @@
 // An answer's Markdown, drawn with our own parts.
-// Never: HTML, or a link that opens in this tab.
+// Never: HTML, or a link to elsewhere that opens in this tab.
 
 import { memo, useMemo, useState } from 'react';
 import { ScrollView, View } from 'react-native';
-import { parseMarkdown, type Inline, type Prose } from '@/features/chat/markdown';
-import { openOutside } from '@/features/leave';
+import { directionOf, parseMarkdown, type Inline, type Prose } from '@/features/chat/markdown';
+import { follow } from '@/features/leave';
 import { Button } from '@/ui/button';
 import { Text, type TextProps } from '@/ui/text';
 import { toast } from '@/ui/toast';
@@ -43,7 +43,7 @@ function Block({ block }: { block: Prose }) {
       return <List block={block} />;
     case 'quote':
       return (
-        <View className="border-l-4 border-line pl-4">
+        <View className="border-s-4 border-line ps-4" {...{ dir: directionOf(block) }}>
           <Blocks blocks={block.children} />
         </View>
       );
@@ -86,8 +86,8 @@ function InlinePart({ part }: { part: Inline }) {
           role="link"
           tone="accent"
           className="underline"
-          onPress={() => openOutside(part.href)}
           {...{ href: part.href, hrefAttrs: { target: '_blank', rel: 'noopener noreferrer' } }}
+          onPress={(press) => follow(part.href, press)}
         >
           <Inlines parts={part.children} />
         </Text>
@@ -102,11 +102,12 @@ function InlinePart({ part }: { part: Inline }) {
 }
 
 function List({ block }: { block: Extract<Prose, { kind: 'list' }> }) {
+  const dir = directionOf(block);
   return (
-    <View role="list" className="gap-1.5">
+    <View role="list" className="gap-1.5" {...{ dir }}>
       {block.items.map((item, index) => (
         <View key={index} role="listitem" className="flex-row gap-2">
-          <Text tone="muted" className="min-w-5 text-right tabular-nums">
+          <Text tone="muted" className="min-w-5 text-end tabular-nums" {...{ dir }}>
             {item.checked === null ? (block.ordered ? `${block.start + index}.` : '•') : item.checked ? '☑' : '☐'}
           </Text>
           <View className="shrink grow">

@@ -6,7 +6,7 @@ import { Pressable, ScrollView, View } from 'react-native';
 import { api } from '@/api/client';
 import { sentence } from '@/api/problem';
 import type { Bot, Conversation } from '@/api/types';
-import { conversationTitle, listed } from '@/features/chat/conversations';
+import { archived, conversationTitle, listed } from '@/features/chat/conversations';
 import { keys, useBots, useChange, useConversations } from '@/features/queries';
 import { Button, IconButton } from '@/ui/button';
 import { Icon, type IconName } from '@/ui/icon';
@@ -15,16 +15,17 @@ import { Skeleton } from '@/ui/spinner';
 import { Text } from '@/ui/text';
 import { toast } from '@/ui/toast';
 import { Fault } from '../fault';
-import { DeleteConversation, RenameConversation } from './conversation-dialogs';
+import { ChangeConversation, DeleteConversation } from './conversation-dialogs';
 
 export interface SidebarProps {
   bot: Bot;
   current: string;
   onChoose: (conversation: string) => void;
+  onArchived: (conversation: string) => void;
   onDeleted: (conversation: string) => void;
 }
 
-export function Sidebar({ bot, current, onChoose, onDeleted }: SidebarProps) {
+export function Sidebar({ bot, current, onChoose, onArchived, onDeleted }: SidebarProps) {
   const create = useChange(() => api.createConversation(bot.id), [keys.conversations(bot.id)]);
   const begin = () =>
     create.mutateAsync(undefined).then(
@@ -43,7 +44,7 @@ export function Sidebar({ bot, current, onChoose, onDeleted }: SidebarProps) {
         busy={create.isPending}
         testID="conversation-new"
       />
-      <Conversations bot={bot} current={current} onChoose={onChoose} onDeleted={onDeleted} />
+      <Conversations {...{ bot, current, onChoose, onArchived, onDeleted }} />
       <View className="border-t border-line pt-2">
         <Way icon="chart" label="Usage" testID="nav-usage" onPress={() => router.push('/usage')} />
         <Way
@@ -81,12 +82,13 @@ function Assistants({ bot }: { bot: Bot }) {
   );
 }
 
-function Conversations({ bot, current, onChoose, onDeleted }: SidebarProps) {
+function Conversations({ bot, current, onChoose, onArchived, onDeleted }: SidebarProps) {
   const list = useConversations(bot.id);
-  const [renaming, setRenaming] = useState<Conversation | null>(null);
+  const [changing, setChanging] = useState<Conversation | null>(null);
   const [deleting, setDeleting] = useState<Conversation | null>(null);
+  const away = archived(list.data?.items ?? []).length;
   return (
-    <ScrollView className="flex-1" contentContainerClassName="gap-0.5">
+    <ScrollView className="-mx-1 flex-1" contentContainerClassName="gap-0.5 p-1">
       {list.isPending ? <Skeleton lines={3} /> : null}
       {list.error ? <Fault error={list.error} onRetry={() => void list.refetch()} testID="conversations-fault" /> : null}
       {list.data
@@ -96,12 +98,25 @@ function Conversations({ bot, current, onChoose, onDeleted }: SidebarProps) {
               conversation={conversation}
               current={conversation.id === current}
               onPress={() => onChoose(conversation.id)}
-              onRename={() => setRenaming(conversation)}
-              onDelete={() => setDeleting(conversation)}
+              onChange={() => setChanging(conversation)}
             />
           ))
         : null}
-      <RenameConversation botId={bot.id} conversation={renaming} onClose={() => setRenaming(null)} />
+      {away ? (
+        <Way
+          icon="archive"
+          label={`Archived (${away})`}
+          testID="nav-archived"
+          onPress={() => router.push({ pathname: '/bots/[bot]/archived', params: { bot: bot.id } })}
+        />
+      ) : null}
+      <ChangeConversation
+        botId={bot.id}
+        conversation={changing}
+        onClose={() => setChanging(null)}
+        onArchived={onArchived}
+        onDelete={(conversation) => (setChanging(null), setDeleting(conversation))}
+      />
       <DeleteConversation botId={bot.id} conversation={deleting} onClose={() => setDeleting(null)} onDeleted={onDeleted} />
     </ScrollView>
   );
@@ -111,14 +126,12 @@ function ConversationRow({
   conversation,
   current,
   onPress,
-  onRename,
-  onDelete,
+  onChange,
 }: {
   conversation: Conversation;
   current: boolean;
   onPress: () => void;
-  onRename: () => void;
-  onDelete: () => void;
+  onChange: () => void;
 }) {
   const title = conversationTitle(conversation);
   return (
@@ -135,14 +148,7 @@ function ConversationRow({
           {title}
         </Text>
       </Pressable>
-      {current ? (
-        <>
-          <IconButton icon="pencil" label={`Rename ${title}`} onPress={onRename} testID="conversation-rename" />
-          {conversation.id === 'main' ? null : (
-            <IconButton icon="trash" label={`Delete ${title}`} onPress={onDelete} testID="conversation-delete" />
-          )}
-        </>
-      ) : null}
+      {current ? <IconButton icon="more" label={`Change ${title}`} onPress={onChange} testID="conversation-more" /> : null}
     </View>
   );
 }

@@ -22,7 +22,7 @@ export function TurnList({
   actions: TurnActions;
   botName: string;
 }) {
-  const { view, away, toEnd, onScroll, onContentSize } = useReading(turns, more, onEarlier);
+  const { view, away, toEnd, onScroll, onContentSize, onRoom } = useReading(turns, more, onEarlier);
   return (
     <View className="flex-1">
       <ScrollView
@@ -33,6 +33,7 @@ export function TurnList({
         scrollEventThrottle={50}
         onScroll={onScroll}
         onContentSizeChange={onContentSize}
+        onLayout={onRoom}
         keyboardShouldPersistTaps="handled"
       >
         <View className="w-full max-w-3xl gap-6 self-center" role="log" aria-live="off" aria-label="Conversation">

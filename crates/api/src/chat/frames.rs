@@ -4,8 +4,7 @@
 use molt_bot::{Decision, Event};
 use molt_model::{ConversationId, RunId, Time};
 use molt_store::event::EventRow;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 /// A long message to read; what is longer belongs in a file.
@@ -15,16 +14,19 @@ const CLIENT_ID_CHARACTERS_MAX: usize = 128;
 /// As the cell names approvals, with room.
 const APPROVAL_ID_CHARACTERS_MAX: usize = 200;
 /// What `history` answers with unless it is asked for less or more.
-const HISTORY_LIMIT: i64 = 50;
+pub(crate) const HISTORY_LIMIT: i64 = 50;
 pub(crate) const HISTORY_LIMIT_MAX: i64 = 200;
 /// A title fits one line of a phone.
 const TITLE_CHARACTERS_MAX: usize = 48;
 
-/// What a browser asks for.
-#[derive(Debug, PartialEq)]
+/// What a browser asks for, in the words it sends. The cell has a language of its own (`molt_bot::Op`): there a message
+/// carries the run that it is, and nobody asks for history.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum FromBrowser {
     Send {
         id: String,
+        #[serde(default = "ConversationId::main", deserialize_with = "or_main")]
         conversation: ConversationId,
         text: String,
     },
@@ -37,9 +39,10 @@ pub(crate) enum FromBrowser {
     },
     /// Frames with a `seq` below `before`, the newest of them.
     History {
+        #[serde(default = "ConversationId::main", deserialize_with = "or_main")]
         conversation: ConversationId,
-        limit: i64,
-        before: i64,
+        limit: Option<i64>,
+        before: Option<i64>,
     },
     Resume {
         after: i64,
@@ -72,64 +75,37 @@ impl Refusal {
     }
 }
 
-#[derive(Deserialize)]
-struct SendFields {
-    id: String,
-    conversation: Option<ConversationId>,
-    text: String,
-}
-
-#[derive(Deserialize)]
-struct AbortFields {
-    run_id: RunId,
-}
-
-#[derive(Deserialize)]
-struct ApproveFields {
-    approval_id: String,
-    decision: Decision,
-}
-
-#[derive(Deserialize)]
-struct HistoryFields {
-    conversation: Option<ConversationId>,
-    limit: Option<i64>,
-    before: Option<i64>,
-}
-
-#[derive(Deserialize)]
-struct ResumeFields {
-    after: i64,
-}
-
 /// Reads one frame of a browser's.
 pub(crate) fn read(text: &str) -> Result<FromBrowser, Refusal> {
     let not_an_object = || Refusal::new("bad_frame", "Send one JSON object with a \"type\".");
     let value: Value = serde_json::from_str(text).map_err(|_| not_an_object())?;
     let Value::Object(fields) = &value else { return Err(not_an_object()) };
     let id = fields.get("id").and_then(Value::as_str).map(str::to_owned);
-    let kind = fields.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let read = match kind.as_str() {
-        "send" => parse(value, "send takes \"id\", \"text\" and, if it isn't main, \"conversation\"").and_then(send),
-        "abort" => parse(value, "abort takes \"run_id\", as the ack named it")
-            .map(|AbortFields { run_id }| FromBrowser::Abort { run_id }),
-        "approve" => {
-            parse(value, "approve takes \"approval_id\" and \"decision\": once, always or no").and_then(approve)
-        }
-        "history" => parse(value, "history takes \"conversation\", \"limit\" and \"before\" (a seq)").map(history),
-        "resume" => parse(value, "resume takes \"after\", the last seq that you have seen")
-            .map(|ResumeFields { after }| FromBrowser::Resume { after: after.max(0) }),
-        _ => Err(Refusal::new("bad_frame", "The type is one of send, abort, approve, history and resume.")),
+    let takes = match fields.get("type").and_then(Value::as_str).unwrap_or_default() {
+        "send" => "Correct the frame: send takes \"id\", \"text\" and, if it isn't main, \"conversation\".",
+        "abort" => "Correct the frame: abort takes \"run_id\", as the ack named it.",
+        "approve" => "Correct the frame: approve takes \"approval_id\" and \"decision\": once, always or no.",
+        "history" => "Correct the frame: history takes \"conversation\", \"limit\" and \"before\" (a seq).",
+        "resume" => "Correct the frame: resume takes \"after\", the last seq that you have seen.",
+        _ => "The type is one of send, abort, approve, history and resume.",
     };
-    read.map_err(|refusal| Refusal { id, ..refusal })
+    let frame = serde_json::from_value(value).map_err(|_| Refusal::new("bad_frame", takes));
+    frame.and_then(checked).map_err(|refusal| Refusal { id, ..refusal })
 }
 
-fn parse<T: DeserializeOwned>(value: Value, takes: &str) -> Result<T, Refusal> {
-    serde_json::from_value(value).map_err(|_| Refusal::new("bad_frame", format!("Correct the frame: {takes}.")))
+fn checked(frame: FromBrowser) -> Result<FromBrowser, Refusal> {
+    match frame {
+        FromBrowser::Send { id, conversation, text } => send(id, conversation, text),
+        FromBrowser::Approve { approval_id, .. }
+            if !(1..=APPROVAL_ID_CHARACTERS_MAX).contains(&approval_id.chars().count()) =>
+        {
+            Err(Refusal::new("bad_frame", "Send the approval_id as the approval frame named it."))
+        }
+        other => Ok(other),
+    }
 }
 
-fn send(fields: SendFields) -> Result<FromBrowser, Refusal> {
-    let SendFields { id, conversation, text } = fields;
+fn send(id: String, conversation: ConversationId, text: String) -> Result<FromBrowser, Refusal> {
     if !(1..=CLIENT_ID_CHARACTERS_MAX).contains(&id.chars().count()) || id.contains('\0') {
         let message = format!("Give the message an id of your own, 1 to {CLIENT_ID_CHARACTERS_MAX} characters.");
         return Err(Refusal::new("bad_frame", message));
@@ -141,24 +117,11 @@ fn send(fields: SendFields) -> Result<FromBrowser, Refusal> {
         let message = format!("A message has at most {TEXT_BYTES_MAX} bytes; send it in parts.");
         return Err(Refusal::new("text_too_long", message));
     }
-    let conversation = conversation.unwrap_or_else(ConversationId::main);
     Ok(FromBrowser::Send { id, conversation, text: without_nul(text) })
 }
 
-fn approve(fields: ApproveFields) -> Result<FromBrowser, Refusal> {
-    let ApproveFields { approval_id, decision } = fields;
-    if !(1..=APPROVAL_ID_CHARACTERS_MAX).contains(&approval_id.chars().count()) {
-        return Err(Refusal::new("bad_frame", "Send the approval_id as the approval frame named it."));
-    }
-    Ok(FromBrowser::Approve { approval_id, decision })
-}
-
-fn history(fields: HistoryFields) -> FromBrowser {
-    FromBrowser::History {
-        conversation: fields.conversation.unwrap_or_else(ConversationId::main),
-        limit: fields.limit.unwrap_or(HISTORY_LIMIT).clamp(1, HISTORY_LIMIT_MAX),
-        before: fields.before.unwrap_or(i64::MAX),
-    }
+fn or_main<'de, D: Deserializer<'de>>(from: D) -> Result<ConversationId, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_else(ConversationId::main))
 }
 
 /// The user's own message, without `seq` and `at`.
@@ -271,15 +234,16 @@ mod tests {
                 json!({"type": "approve", "approval_id": "p", "decision": "always"}),
                 FromBrowser::Approve { approval_id: "p".into(), decision: Decision::Always },
             ),
-            (
-                json!({"type": "history"}),
-                FromBrowser::History { conversation: main(), limit: HISTORY_LIMIT, before: i64::MAX },
-            ),
+            (json!({"type": "history"}), FromBrowser::History { conversation: main(), limit: None, before: None }),
             (
                 json!({"type": "history", "conversation": "c-1", "limit": 9999, "before": 7}),
-                FromBrowser::History { conversation: other, limit: HISTORY_LIMIT_MAX, before: 7 },
+                FromBrowser::History { conversation: other, limit: Some(9999), before: Some(7) },
             ),
-            (json!({"type": "resume", "after": -3}), FromBrowser::Resume { after: 0 }),
+            (
+                json!({"type": "history", "conversation": null, "limit": null, "before": null}),
+                FromBrowser::History { conversation: main(), limit: None, before: None },
+            ),
+            (json!({"type": "resume", "after": -3}), FromBrowser::Resume { after: -3 }),
         ];
         for (frame, expected) in cases {
             assert_eq!(read(&frame.to_string()), Ok(expected), "{frame}");

@@ -16,8 +16,6 @@ use crate::chat::open::OpenTexts;
 
 /// Frames that a slow browser may fall behind before it is brought up to date from the rows instead.
 const BACKLOG_MAX: usize = 512;
-/// One person's tabs, devices and programs.
-const SOCKETS_MAX: usize = 100;
 /// Decisions of people on their way to a cell.
 const DECISIONS_MAX: usize = 16;
 
@@ -113,10 +111,6 @@ impl Hub {
 
     pub(crate) fn sockets(&self) -> usize {
         self.stream.receiver_count()
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.sockets() > SOCKETS_MAX
     }
 
     /// Publishes a finished frame. Rows come in order; one that was published already is passed over.

@@ -17,11 +17,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use molt_model::{BotId, Clock, Intent, Time, UserId};
+use molt_store::sessions::LogIn;
 use molt_store::{Channel, Result, Store};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use hub::{Hub, Look, Place};
 use relay::Relay;
+
+use crate::lines::{Kind, Line, Lines};
+use crate::problem::Problem;
 
 /// The net under lost wake-ups, and how often used tickets are swept.
 const LOOK_PERIOD: Duration = Duration::from_secs(15);
@@ -36,6 +40,7 @@ struct Inner {
     store: Store,
     clock: Arc<dyn Clock>,
     hubs: Mutex<HashMap<BotId, Arc<Hub>>>,
+    lines: Lines,
     started: AtomicBool,
     closing: watch::Sender<bool>,
 }
@@ -45,13 +50,16 @@ impl Relays {
     pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
         let hubs = Mutex::new(HashMap::new());
         let closing = watch::Sender::new(false);
-        Self(Arc::new(Inner { store, clock, hubs, started: AtomicBool::new(false), closing }))
+        let (lines, started) = (Lines::default(), AtomicBool::new(false));
+        Self(Arc::new(Inner { store, clock, hubs, lines, started, closing }))
     }
 
     /// Looks for messages that wait for their bot, now and whenever one is written, and makes sure that a relay takes
-    /// them: what was accepted before a crash is delivered without any browser. The first call starts it.
+    /// them: what was accepted before a crash is delivered without any browser. Looks for ended log-ins too. The first
+    /// call starts it.
     pub fn start(&self) {
         if !self.0.started.swap(true, Ordering::AcqRel) {
+            tokio::spawn(self.0.lines.clone().watch(self.0.store.clone(), self.closing()));
             tokio::spawn(self.clone().supervise());
         }
     }
@@ -68,6 +76,12 @@ impl Relays {
             // The sender can't be gone before the program is.
             let _ = closing.wait_for(|closing| *closing).await;
         }
+    }
+
+    /// Opens a line of this process for a person, if they may have one more and are still logged in.
+    pub(crate) async fn begin_line(&self, kind: Kind, log_in: LogIn) -> Result<Line, Problem> {
+        self.start();
+        self.0.lines.begin(&self.0.store, kind, log_in).await
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -185,7 +199,13 @@ impl Relays {
                 self.hubs().values().for_each(|hub| hub.signal(Look::ALL));
                 true
             }
-            Channel::Outbox | Channel::Inbox | Channel::Admission => false,
+            Channel::Outbox
+            | Channel::Inbox
+            | Channel::Admission(_)
+            | Channel::BudgetWanted(_)
+            | Channel::BudgetFreed(_)
+            | Channel::Sessions(_)
+            | Channel::Prices => false,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::chat::frames::{self, FromBrowser, Refusal};
 use crate::chat::hub::{Outgoing, Place};
 use crate::chat::person::{BotGone, Person, ROWS_MAX, trouble};
+use crate::lines::Line;
 
 /// A frame of a browser's: the longest message, with room for JSON's escapes.
 pub(crate) const FRAME_BYTES_MAX: usize = 1024 * 1024;
@@ -25,11 +26,16 @@ const SILENCE_MAX: Duration = Duration::from_secs(65);
 const FIRST_FRAME_WAIT: Duration = Duration::from_millis(250);
 /// "Policy violation" is for protocols; applications have the codes from 4000 on.
 const CLOSE_GONE: u16 = 4404;
+const CLOSE_LOGGED_OUT: u16 = 4401;
+/// For the other side to say that it heard the close; by then nobody needs the connection any more.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a socket ends.
 enum End {
-    /// The browser left, or can't be written to.
+    /// The browser can't be heard or written to.
     Left,
+    /// The browser closes; it waits for our close.
+    Closing,
     Close(u16, &'static str),
 }
 
@@ -50,15 +56,23 @@ impl Session {
         Self { socket, person, stream, first: cursor, cursor, flowing: false, heard_at: Instant::now() }
     }
 
-    /// Serves the browser until either side ends it.
-    pub(crate) async fn run(mut self) {
+    /// Serves the browser until either side ends it, or its log-in has ended.
+    pub(crate) async fn run(mut self, line: Line) {
+        let end = tokio::select! {
+            () = line.ended() => End::Close(CLOSE_LOGGED_OUT, "This log-in has ended; log in again."),
+            end = self.serve() => end,
+        };
+        self.close(end).await;
+    }
+
+    async fn serve(&mut self) -> End {
         let closing = self.person.relays.closing();
         tokio::pin!(closing);
         let mut ping = tokio::time::interval_at(Instant::now() + PING_PERIOD, PING_PERIOD);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let flow_at = tokio::time::sleep(FIRST_FRAME_WAIT);
         tokio::pin!(flow_at);
-        let end = loop {
+        loop {
             let turn = tokio::select! {
                 () = &mut closing => Err(End::Close(close_code::AWAY, "The server restarts; connect again.")),
                 () = &mut flow_at, if !self.flowing => {
@@ -70,14 +84,29 @@ impl Session {
                 _ = ping.tick() => self.ping().await,
             };
             if let Err(end) = turn {
-                break end;
+                return end;
             }
-        };
-        if let End::Close(code, reason) = end {
-            let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-            // Too late to do anything about a failure.
-            let _ = tokio::time::timeout(WRITE_TIMEOUT, self.socket.send(Message::Close(Some(frame)))).await;
         }
+    }
+
+    /// Says why, and reads until the other side has said it too: whoever is cut off before never hears a reason.
+    async fn close(mut self, end: End) {
+        let said = async {
+            match end {
+                End::Left => return,
+                // The answer to a close is written while reading on.
+                End::Closing => {}
+                End::Close(code, reason) => {
+                    let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+                    if self.socket.send(Message::Close(Some(frame))).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            while let Some(Ok(_)) = self.socket.recv().await {}
+        };
+        // Too late to do anything about a failure.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, said).await;
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
@@ -119,11 +148,18 @@ impl Session {
     }
 
     async fn take(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
-        let Some(Ok(message)) = message else { return Err(End::Left) };
+        let message = match message {
+            Some(Ok(message)) => message,
+            Some(Err(_)) => {
+                let reason = "That was no frame of text below 1 MiB; connect again.";
+                return Err(End::Close(close_code::PROTOCOL, reason));
+            }
+            None => return Err(End::Left),
+        };
         self.heard_at = Instant::now();
         let text = match message {
             Message::Text(text) => text,
-            Message::Close(_) => return Err(End::Left),
+            Message::Close(_) => return Err(End::Closing),
             Message::Binary(_) => {
                 let refusal = Refusal::new("bad_frame", "Send frames as text.");
                 return self.write(Message::Text(refusal.text().into())).await;
@@ -160,13 +196,15 @@ impl Session {
                 Ok(Err(Refusal::new("assistant_unreachable", message)))
             }
             FromBrowser::History { conversation, limit, before } => {
+                let limit = limit.unwrap_or(frames::HISTORY_LIMIT).clamp(1, frames::HISTORY_LIMIT_MAX);
+                let before = before.unwrap_or(i64::MAX);
                 match self.person.history(&conversation, limit, before).await {
                     Ok(Ok(page)) => self.say(&page).await.map(Ok),
                     Ok(Err(refusal)) => Ok(Err(refusal)),
                     Err(error) => Ok(Err(trouble(&error))),
                 }
             }
-            FromBrowser::Resume { after } => self.resume(after).await.map(Ok),
+            FromBrowser::Resume { after } => self.resume(after.max(0)).await.map(Ok),
         }
     }
 

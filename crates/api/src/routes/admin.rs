@@ -67,7 +67,7 @@ async fn mails(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<MailView>>, Problem> {
     let before = query.after.as_deref().map(|text| mail_cursor(text).ok_or_else(bad_cursor)).transpose()?;
-    let limit = query.limit();
+    let limit = query.limit()?;
     let mut tx = state.store.system().await?;
     let rows = tx.mails_before(before, limit).await?;
     let actor = operator.0.user.to_string();
@@ -95,7 +95,7 @@ async fn users(
 ) -> Result<Json<Page<UserView>>, Problem> {
     let after: Option<UserId> =
         query.after.as_deref().map(|text| text.parse().map_err(|_| bad_cursor())).transpose()?;
-    let limit = query.limit();
+    let limit = query.limit()?;
     let mut tx = state.store.system().await?;
     let rows = tx.users_after(after, limit).await?;
     let actor = operator.0.user.to_string();

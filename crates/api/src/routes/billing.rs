@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 
 use crate::caller::Caller;
 use crate::extract::{self, Path};
-use crate::problem::{Code, Problem, sentence};
+use crate::problem::{Code, Problem};
+use crate::routes::caps::CapBody;
 use crate::state::ApiState;
 
 pub(crate) fn routes() -> OpenApiRouter<ApiState> {
@@ -90,14 +91,6 @@ struct DayUsageView {
     tokens_out: i64,
     cost_usd: String,
     calls: i64,
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct CapBody {
-    /// US dollars as a decimal string, such as `"12.50"`; null takes the person's own cap away.
-    #[serde(deserialize_with = "Option::deserialize")]
-    cap_usd: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -223,13 +216,7 @@ async fn set_cap(
     extract::Json(body): extract::Json<CapBody>,
 ) -> Result<Json<CapView>, Problem> {
     let cap_max = state.config.monthly_cap;
-    let cap: Option<Nanos> =
-        body.cap_usd.map(|text| text.parse()).transpose().map_err(|error: molt_model::money::InvalidAmount| {
-            Problem::field("cap_usd", sentence(&format!("send the cap as text: {error}")))
-        })?;
-    if cap.is_some_and(|cap| cap < Nanos::ZERO || cap > cap_max) {
-        return Err(Problem::field("cap_usd", format!("Choose a cap between 0 and {cap_max} dollars.")));
-    }
+    let cap = body.checked(cap_max)?;
     let now = state.now();
     let cap_usd = cap.unwrap_or(cap_max).to_string();
     let mut tx = caller.tx(&state).await?;

@@ -9,14 +9,15 @@ use http::StatusCode;
 use http::header::{ETAG, LOCATION};
 use molt_model::bot::StepView;
 use molt_model::{BotId, Intent, Observed, Personality, Settings, Status, Vertical};
-use molt_store::bots::{Bot, NewBot, Written};
+use molt_store::bots::{Bot, Made, NewBot, RequestKey, Written};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::caller::{Caller, OwnBot};
-use crate::extract::{self, IfMatch};
+use crate::extract::{self, IdempotencyKey, IfMatch};
 use crate::pages::Page;
 use crate::problem::{Code, Problem};
 use crate::state::ApiState;
@@ -30,7 +31,7 @@ pub(crate) fn routes() -> OpenApiRouter<ApiState> {
 }
 
 /// What the wizard asks.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewBotBody {
     /// 1 to 40 characters.
@@ -60,6 +61,8 @@ pub(crate) struct BotView {
     revision: i64,
     /// The newest revision that the assistant lives by.
     applied_revision: i64,
+    /// Where its use stops in a period, in US dollars; null: only the person's own cap holds.
+    cap_usd: Option<String>,
     created_at: DateTime<Utc>,
     running_since: Option<DateTime<Utc>>,
 }
@@ -86,6 +89,7 @@ impl BotView {
             settings: bot.settings,
             revision: bot.revision,
             applied_revision: bot.applied_revision,
+            cap_usd: bot.cap.map(|cap| cap.to_string()),
             created_at: bot.created_at,
             running_since: bot.running_since,
         }
@@ -105,28 +109,61 @@ async fn list(State(state): State<ApiState>, caller: Caller) -> Result<Json<Page
     Ok(Json(Page::whole(bots.into_iter().map(BotView::of).collect())))
 }
 
-/// Makes an assistant from the wizard's answers. It starts as soon as a plan is in force.
+/// Makes an assistant from the wizard's answers. It starts as soon as a plan is in force. Sent again with the same
+/// `Idempotency-Key` it answers with the assistant that the first one made.
 #[utoipa::path(post, path = "/api/bots", operation_id = "createBot", tag = "bots",
-    request_body = NewBotBody, responses((status = 201, body = BotView)))]
+    request_body = NewBotBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "A key of your own, new for each assistant")),
+    responses((status = 201, body = BotView)))]
 async fn create(
     State(state): State<ApiState>,
     caller: Caller,
+    IdempotencyKey(key): IdempotencyKey,
     extract::Json(body): extract::Json<NewBotBody>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<BotView>), Problem> {
+    let request = key.map(|key| request_key(key, &body)).transpose()?;
     let personality = body.personality.unwrap_or_default();
-    let settings = Settings::new(body.bot_name.trim().to_owned(), personality, body.timezone, &state.catalog);
-    settings.validate(&state.catalog)?;
+    let settings = Settings::new(body.bot_name.trim().to_owned(), personality, body.timezone, &state.catalog.current());
+    settings.validate(&state.catalog.current())?;
     let new = NewBot { id: BotId::random(), vertical: body.vertical, settings };
     let count_max = state.config.bots_per_user;
     let mut tx = caller.tx(&state).await?;
-    if tx.insert_bot(&new, i64::from(count_max), state.now()).await?.is_none() {
-        let detail = format!("One person may have {count_max} here. Remove one of yours, or ask whoever runs this.");
-        return Err(Problem::new(Code::BotLimitReached, detail));
-    }
-    let bot = tx.bot(&new.id).await?.ok_or_else(Problem::bot_not_found)?;
+    let made = tx.insert_bot(&new, request.as_ref(), i64::from(count_max), state.now()).await?;
+    let id = match made {
+        Made::New(id) => {
+            tracing::info!(user.id = %caller.user, bot.id = %id, "an assistant was asked for");
+            id
+        }
+        Made::Before(id) => id,
+        refused => return Err(not_made(&refused, count_max)),
+    };
+    let bot = tx.bot(&id).await?.ok_or_else(Problem::bot_not_found)?;
     tx.commit().await?;
-    tracing::info!(user.id = %caller.user, bot.id = %new.id, "an assistant was asked for");
-    Ok((StatusCode::CREATED, [(LOCATION, format!("/api/bots/{}", new.id))], Json(BotView::of(bot))))
+    Ok((StatusCode::CREATED, [(LOCATION, format!("/api/bots/{id}"))], Json(BotView::of(bot))))
+}
+
+fn not_made(refused: &Made, count_max: u32) -> Problem {
+    match refused {
+        Made::KeyOfAnother => {
+            let detail = "Another request came with this Idempotency-Key before; send a new key with a new request.";
+            Problem::new(Code::IdempotencyKeyReused, detail)
+        }
+        Made::Deleted => {
+            let detail = "This request made an assistant before, which was removed; send a new Idempotency-Key.";
+            Problem::new(Code::NotInThisState, detail)
+        }
+        _ => {
+            let detail =
+                format!("One person may have {count_max} here. Remove one of yours, or ask whoever runs this.");
+            Problem::new(Code::BotLimitReached, detail)
+        }
+    }
+}
+
+/// The hash is of what was understood, so that spaces and the order of fields make no difference.
+fn request_key(key: String, body: &NewBotBody) -> Result<RequestKey, Problem> {
+    let understood = serde_json::to_vec(body).map_err(|error| Problem::unexpected(&error))?;
+    Ok(RequestKey { key, hash: Sha256::digest(understood).to_vec() })
 }
 
 /// One assistant. The header `ETag` carries its revision.
@@ -152,7 +189,7 @@ async fn configure(
     IfMatch(seen): IfMatch,
     extract::Json(settings): extract::Json<Settings>,
 ) -> Result<(StatusCode, Json<Revision>), Problem> {
-    settings.validate(&state.catalog)?;
+    settings.validate(&state.catalog.current())?;
     let mut tx = own.caller.tx(&state).await?;
     match tx.write_settings(&own.id, seen, &settings, state.now()).await? {
         Written::Done { revision } => {

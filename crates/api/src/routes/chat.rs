@@ -9,6 +9,7 @@ use chrono::TimeDelta;
 use http::HeaderMap;
 use http::header::ORIGIN;
 use molt_model::{BotId, Time, UserId};
+use molt_store::sessions::LogIn;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
@@ -19,6 +20,7 @@ use crate::caller::Caller;
 use crate::chat::person::Person;
 use crate::chat::socket::{FRAME_BYTES_MAX, Session};
 use crate::extract::{BotPath, Query};
+use crate::lines::Kind;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::state::ApiState;
 
@@ -55,7 +57,7 @@ async fn ticket(
     let ticket = hex::encode(bytes);
     let expires_at = state.now() + TimeDelta::seconds(TICKET_SECONDS);
     let mut tx = caller.tx(&state).await?;
-    if !tx.insert_chat_ticket(&hash(&ticket), &bot, expires_at).await? {
+    if !tx.insert_chat_ticket(&hash(&ticket), &bot, caller.session, expires_at).await? {
         return Err(Problem::bot_not_found());
     }
     tx.commit().await?;
@@ -63,6 +65,7 @@ async fn ticket(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SocketQuery {
     ticket: Option<String>,
 }
@@ -96,7 +99,7 @@ async fn socket(
         let detail = "Open this address as a WebSocket (ws:// or wss://, with the headers of an upgrade).";
         Problem::new(Code::InvalidHeader, detail)
     });
-    let (user, upgrade) = match query.ticket {
+    let (log_in, upgrade) = match query.ticket {
         Some(ticket) => {
             // Only a socket uses the ticket up.
             let upgrade = upgrade?;
@@ -105,18 +108,15 @@ async fn socket(
         None => {
             let caller = Caller::authenticate(&state, &headers).await?;
             own(&state, caller.user, &bot).await?;
-            (caller.user, upgrade?)
+            (caller.log_in(), upgrade?)
         }
     };
     let relays = state.relays.clone();
+    let line = relays.begin_line(Kind::Socket, log_in).await?;
     let (hub, place) = relays.attach(&bot).await?.ok_or_else(Problem::bot_not_found)?;
-    if hub.is_full() {
-        let detail = "Too many connections to this chat are open; close some of them.";
-        return Err(Problem::new(Code::TooManyTries, detail).retry_after_s(5));
-    }
-    let person = Person { relays, user, bot, hub };
+    let person = Person { relays, user: log_in.user, bot, hub };
     let upgrade = upgrade.max_message_size(FRAME_BYTES_MAX).max_frame_size(FRAME_BYTES_MAX);
-    Ok(upgrade.on_upgrade(move |socket| Session::new(socket, person, place).run()))
+    Ok(upgrade.on_upgrade(move |socket| Session::new(socket, person, place).run(line)))
 }
 
 fn check_origin(state: &ApiState, headers: &HeaderMap) -> Result<(), Problem> {
@@ -129,11 +129,11 @@ fn check_origin(state: &ApiState, headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(Code::OriginNotAllowed, detail))
 }
 
-async fn redeem(state: &ApiState, bot: &BotId, ticket: &str) -> Result<UserId, Problem> {
+async fn redeem(state: &ApiState, bot: &BotId, ticket: &str) -> Result<LogIn, Problem> {
     let mut tx = state.store.system().await?;
-    let user = tx.redeem_chat_ticket(&hash(ticket), bot, state.now()).await?;
+    let log_in = tx.redeem_chat_ticket(&hash(ticket), bot, state.now()).await?;
     tx.commit().await?;
-    user.ok_or_else(|| {
+    log_in.ok_or_else(|| {
         let detail =
             "A ticket is good once, for 30 seconds and for one bot; get a new one at POST /api/bots/{id}/chat-ticket.";
         Problem::new(Code::TicketInvalid, detail)

@@ -13,8 +13,8 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::caller::Caller;
-use crate::extract::{BotPath, Json, Path};
+use crate::caller::OwnBot;
+use crate::extract::{Json, Path};
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::state::ApiState;
 
@@ -58,12 +58,14 @@ struct Conversations {
 }
 
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct NewConversation {
     /// Left out: the first words of the first message.
     title: Option<String>,
 }
 
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct ConversationEdit {
     title: Option<String>,
     archived: Option<bool>,
@@ -90,8 +92,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ConversationPath {
 )]
 async fn list(
     State(state): State<ApiState>,
-    caller: Caller,
-    BotPath(bot): BotPath,
+    OwnBot { caller, id: bot }: OwnBot,
 ) -> Result<axum::Json<Conversations>, Problem> {
     let mut tx = caller.tx(&state).await?;
     let rows = tx.conversations(&bot).await?.ok_or_else(Problem::bot_not_found)?;
@@ -108,8 +109,7 @@ async fn list(
 )]
 async fn create(
     State(state): State<ApiState>,
-    caller: Caller,
-    BotPath(bot): BotPath,
+    OwnBot { caller, id: bot }: OwnBot,
     Json(body): Json<NewConversation>,
 ) -> Result<(StatusCode, axum::Json<Conversation>), Problem> {
     let title = body.title.map(checked_title).transpose()?.unwrap_or_default();
@@ -139,8 +139,7 @@ async fn create(
 )]
 async fn change(
     State(state): State<ApiState>,
-    caller: Caller,
-    BotPath(bot): BotPath,
+    OwnBot { caller, id: bot }: OwnBot,
     ConversationPath(conversation): ConversationPath,
     Json(body): Json<ConversationEdit>,
 ) -> Result<axum::Json<Conversation>, Problem> {
@@ -164,18 +163,14 @@ async fn change(
 )]
 async fn delete(
     State(state): State<ApiState>,
-    caller: Caller,
-    BotPath(bot): BotPath,
+    OwnBot { caller, id: bot }: OwnBot,
     ConversationPath(conversation): ConversationPath,
 ) -> Result<StatusCode, Problem> {
-    let mut tx = caller.tx(&state).await?;
     if conversation == ConversationId::main() {
-        if !tx.has_bot(&bot).await? {
-            return Err(Problem::bot_not_found());
-        }
         let detail = "The main conversation stays as long as the assistant; delete others, or start a new one.";
         return Err(Problem::new(Code::NotInThisState, detail));
     }
+    let mut tx = caller.tx(&state).await?;
     if !tx.delete_conversation(&bot, &conversation, state.now()).await? {
         return Err(not_found());
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use http::HeaderMap;
 use molt_model::UserId;
 use molt_store::event::EventRow;
@@ -21,6 +21,7 @@ use utoipa_axum::routes;
 
 use crate::caller::Caller;
 use crate::chat::Relays;
+use crate::lines::Kind;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::state::ApiState;
 
@@ -32,7 +33,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const LOOK_PERIOD: Duration = Duration::from_secs(15);
 /// A pause before the rows are asked again while the database is away, and before a client connects again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-const LAST_EVENT_ID: &str = "last-event-id";
+pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
 
 pub(crate) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new().routes(routes!(events))
@@ -40,7 +41,7 @@ pub(crate) fn routes() -> OpenApiRouter<ApiState> {
 
 /// Streams what changes for the caller: one event each, with data
 /// `{id, kind, bot_id, conversation, run_id, seq, body, at}`. With `Last-Event-ID` it goes on behind that event, otherwise
-/// it starts now.
+/// it starts now. It ends with the log-in.
 #[utoipa::path(
     get, path = "/api/events", tag = "events", operation_id = "streamEvents",
     params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last event that was seen")),
@@ -56,6 +57,7 @@ async fn events(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let asked = last_event_id(&headers)?;
+    let line = state.relays.begin_line(Kind::Stream, caller.log_in()).await?;
     // Before the position is read, so that nothing can slip in between unheard.
     let wakeups = state.store.wakeups().subscribe();
     let mut tx = caller.tx(&state).await?;
@@ -72,7 +74,7 @@ async fn events(
         more: true,
         greeted: false,
     };
-    let stream = futures_util::stream::unfold(reader, Reader::next);
+    let stream = futures_util::stream::unfold(reader, Reader::next).take_until(async move { line.ended().await });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
 }
 

@@ -2,6 +2,7 @@
 //! Never: a file outside the two folders, or a stale page after an upgrade.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use axum::Router;
 use axum::body::Body;
@@ -29,8 +30,12 @@ struct Site;
 struct App;
 
 /// Where a mailed link leads, and what logs in there.
-const LINK_PAGE: &str = include_str!("../../pages/link.html");
+static LINK_PAGE: LazyLock<String> =
+    LazyLock::new(|| framed("Log in", "/link.js", "/", include_str!("../../pages/link.html")));
 const LINK_SCRIPT: &str = include_str!("../../pages/link.js");
+/// Where built-in payments ask whether to start the plan. Its script is one of the site's.
+static CHECKOUT_PAGE: LazyLock<String> =
+    LazyLock::new(|| framed("Start the plan", "/checkout.js", "/app/", include_str!("../../pages/checkout.html")));
 /// What operators open to read built-in mail; the mails themselves come from `GET /api/admin/mails`.
 const MAILS_PAGE: &str = include_str!("../../pages/mails.html");
 const MAILS_SCRIPT: &str = include_str!("../../pages/mails.js");
@@ -46,7 +51,7 @@ pub(crate) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/", get(|headers: HeaderMap| async move { site_file("index.html", &headers) }))
         .route("/checkout/{id}", get(checkout_page))
-        .route("/link", get(|headers: HeaderMap| async move { own_file(".html", LINK_PAGE, &headers) }))
+        .route("/link", get(|headers: HeaderMap| async move { own_file(".html", &LINK_PAGE, &headers) }))
         .route("/link.js", get(|headers: HeaderMap| async move { own_file(".js", LINK_SCRIPT, &headers) }))
         .route("/admin/mails", get(|headers: HeaderMap| async move { own_file(".html", MAILS_PAGE, &headers) }))
         .route("/admin/mails.js", get(|headers: HeaderMap| async move { own_file(".js", MAILS_SCRIPT, &headers) }))
@@ -63,7 +68,7 @@ async fn checkout_page(Path(id): Path<String>, headers: HeaderMap) -> Response {
     if id.parse::<CheckoutId>().is_err() {
         return nothing_here().into_response();
     }
-    site_file("checkout.html", &headers)
+    own_file(".html", &CHECKOUT_PAGE, &headers)
 }
 
 fn site_file(path: &str, headers: &HeaderMap) -> Response {
@@ -86,6 +91,12 @@ fn app_file(path: &str, headers: &HeaderMap) -> Response {
             Problem::new(Code::Unavailable, detail).into_response()
         }
     }
+}
+
+/// A page with one card, in the frame that all such pages share.
+fn framed(title: &str, script: &str, home: &str, card: &str) -> String {
+    let frame = include_str!("../../pages/frame.html");
+    frame.replace("{title}", title).replace("{script}", script).replace("{home}", home).replace("{card}", card)
 }
 
 /// A page of this crate.

@@ -5,6 +5,7 @@ mod admin;
 mod auth;
 mod billing;
 mod bots;
+mod caps;
 mod chat;
 mod client_config;
 mod conversations;
@@ -15,6 +16,8 @@ mod health;
 mod me;
 mod models;
 mod skills;
+
+pub(crate) use events::LAST_EVENT_ID;
 
 use axum::Router;
 use utoipa::openapi::path::{Operation, PathItem};
@@ -34,6 +37,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .merge(auth::routes())
         .merge(me::routes())
         .merge(bots::routes())
+        .merge(caps::routes())
         .merge(models::routes())
         .merge(skills::routes())
         .merge(billing::routes())

@@ -52,8 +52,8 @@ struct PriceView {
 #[utoipa::path(get, path = "/api/models", operation_id = "listModels", tag = "bots",
     responses((status = 200, body = Page<ModelView>)))]
 async fn list(State(state): State<ApiState>, _: Caller) -> Result<Json<Page<ModelView>>, Problem> {
-    let default = &state.catalog.default_model;
-    let models = state.catalog.chat_models().map(|model| view(model, model.id == *default));
+    let catalog = state.catalog.current();
+    let models = catalog.chat_models().map(|model| view(model, model.id == catalog.default_model));
     Ok(Json(Page::whole(models.collect())))
 }
 

@@ -3,7 +3,7 @@
 
 use axum::Json;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -40,7 +40,7 @@ struct BotSkill {
 struct InstallBody {
     skill_id: String,
     #[schema(value_type = Option<Object>)]
-    config: Option<Value>,
+    config: Option<Map<String, Value>>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -49,7 +49,7 @@ struct InstallBody {
 struct SkillChanges {
     enabled: Option<bool>,
     #[schema(value_type = Option<Object>)]
-    config: Option<Value>,
+    config: Option<Map<String, Value>>,
 }
 
 /// The skills that can be installed.

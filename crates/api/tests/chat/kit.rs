@@ -11,7 +11,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use molt_api::{ApiState, Config, router};
 use molt_billing::LocalPayments;
-use molt_identity::{Local, NewPerson, SignUp};
+use molt_identity::{Local, LogIn, NewPerson, Session, SignUp};
 use molt_model::clock::MovedClock;
 use molt_model::{BotId, Catalog, ConversationId, PriceVersion, RunId, UserId};
 use molt_store::chat::{NewMessage, Sent};
@@ -21,12 +21,15 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tower::ServiceExt;
 
 use crate::cell::Cell;
 
 pub(crate) const ORIGIN: &str = "http://127.0.0.1:8787";
+const PASSWORD: &str = "correct horse battery";
 const TOKEN: &str = "gateway-token-of-the-test";
 /// Nothing in these tests takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,6 +48,8 @@ pub(crate) struct Stack {
 pub(crate) struct Person {
     pub(crate) user: UserId,
     pub(crate) token: String,
+    /// The refresh cookie, as a browser sends it.
+    pub(crate) cookie: String,
 }
 
 impl Drop for Stack {
@@ -100,6 +105,12 @@ impl Stack {
 
     pub(crate) async fn sign_up(&self, email: &str) -> Person {
         sign_up(&self.state, email).await
+    }
+
+    /// The same person on another device.
+    pub(crate) async fn log_in(&self, email: &str) -> Person {
+        let person = LogIn { email: email.to_owned(), password: PASSWORD.to_owned().into(), place: String::new() };
+        person_of(&self.state.local_identity.as_ref().unwrap().log_in(person).await.unwrap())
     }
 
     /// A request as Ada.
@@ -178,15 +189,10 @@ pub(crate) async fn state(db: &TestDatabase, clock: &MovedClock) -> ApiState {
     let clock: Arc<MovedClock> = Arc::new(clock.clone());
     let identity = molt_identity::Config { signup: SignUp::Open, https: false, public_url: ORIGIN.to_owned() };
     let identity = Arc::new(Local::new(identity, store.clone(), clock.clone()));
-    let catalog = Catalog {
-        version: PriceVersion("test".to_owned()),
-        models: Vec::new(),
-        default_model: "practice/practice-1".to_owned(),
-        embedding_model: None,
-    };
+    let catalog = Catalog::new(PriceVersion("test".to_owned()), Vec::new(), "practice/practice-1".to_owned(), None);
     let payments = Arc::new(LocalPayments::new(ORIGIN.to_owned()));
     let config = Config::new(ORIGIN.parse().unwrap());
-    ApiState::local(store, clock, Arc::new(catalog), identity, payments, config)
+    ApiState::local(store, clock, catalog.into(), identity, payments, config)
 }
 
 /// Another process of the platform on the same rows, or the first one.
@@ -199,14 +205,13 @@ pub(crate) async fn serve(state: &ApiState) -> SocketAddr {
 }
 
 async fn sign_up(state: &ApiState, email: &str) -> Person {
-    let person = NewPerson {
-        email: email.to_owned(),
-        password: "correct horse battery".to_owned().into(),
-        name: None,
-        invite: None,
-    };
-    let session = state.local_identity.as_ref().unwrap().sign_up(person).await.unwrap();
-    Person { user: session.user.id(), token: session.token.expose_secret().to_owned() }
+    let person = NewPerson { email: email.to_owned(), password: PASSWORD.to_owned().into(), name: None, invite: None };
+    person_of(&state.local_identity.as_ref().unwrap().sign_up(person).await.unwrap())
+}
+
+fn person_of(session: &Session) -> Person {
+    let cookie = format!("molt_refresh={}", session.refresh.expose_secret());
+    Person { user: session.user.id(), token: session.token.expose_secret().to_owned(), cookie }
 }
 
 /// Opens the chat's socket; a refusal with its status and body.
@@ -277,6 +282,22 @@ impl Browser {
             }
         };
         tokio::time::timeout(PATIENCE, closed).await.expect("a close in time")
+    }
+
+    /// Closes from this side; the code of the server's answer, `None`: the connection broke off without one.
+    pub(crate) async fn close(mut self) -> Option<u16> {
+        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        self.socket.send(Message::Close(Some(frame))).await.unwrap();
+        let answered = async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return None,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answered).await.expect("an answer in time")
     }
 
     /// All frames up to and with the first that fits.

@@ -8,5 +8,6 @@ mod conversations;
 mod door;
 mod events;
 mod kit;
+mod lines;
 mod messages;
 mod resume;

@@ -27,6 +27,7 @@ async fn an_assistant_waits_for_a_plan_and_starts_with_it() {
         "settings",
         "revision",
         "applied_revision",
+        "cap_usd",
         "created_at",
         "running_since",
     ];
@@ -155,4 +156,44 @@ async fn models_and_skills_are_listed() {
     let one = format!("{path}/weather");
     door.call("PATCH", &one, &ann.token, Some(&json!({ "enabled": true }))).await.problem(404, "unknown_skill");
     door.call("DELETE", &one, &ann.token, None).await.problem(404, "unknown_skill");
+}
+
+#[tokio::test]
+async fn a_request_for_an_assistant_that_comes_twice_makes_one() {
+    let door = door().await;
+    let (ann, eve) = (door.person("Ann").await, door.person("Eve").await);
+    let body = json!({ "bot_name": "Pip", "vertical": "developer", "timezone": "Europe/Berlin" });
+    let ask = async |token: &str, key: &str, body: &Value| {
+        door.call_with("POST", "/api/bots", token, Some(body), &[("idempotency-key", key)]).await
+    };
+    let (one, two) = tokio::join!(ask(&ann.token, "tap-1", &body), ask(&ann.token, "tap-1", &body));
+    assert_eq!((one.status, two.status), (StatusCode::CREATED, StatusCode::CREATED), "{} {}", one.text, two.text);
+    assert_eq!(one.json()["id"], two.json()["id"]);
+    assert_eq!(one.headers["location"], two.headers["location"]);
+    assert_eq!(door.database.count("select count(*) from molt.bots").await, 1);
+    assert_eq!(door.database.count("select count(*) from molt.events where kind = 'bot.created'").await, 1);
+
+    // The same in other words, and with what is understood when it is left out.
+    let same = json!({ "timezone": "Europe/Berlin", "personality": null, "vertical": "developer", "bot_name": "Pip" });
+    assert_eq!(ask(&ann.token, "tap-1", &same).await.json()["id"], one.json()["id"]);
+    let another = json!({ "bot_name": "Pop", "vertical": "developer", "timezone": "Europe/Berlin" });
+    ask(&ann.token, "tap-1", &another).await.problem(422, "idempotency_key_reused");
+    assert_eq!(ask(&ann.token, "tap-2", &body).await.status, StatusCode::CREATED, "a new key is a new assistant");
+    let hers = ask(&eve.token, "tap-1", &another).await;
+    assert_eq!(hers.status, StatusCode::CREATED, "another person's keys are their own: {}", hers.text);
+    assert_eq!(door.post("/api/bots", &ann.token, body.clone()).await.status, StatusCode::CREATED, "no key at all");
+    assert_eq!(
+        ask(&ann.token, "tap-2", &body).await.status,
+        StatusCode::CREATED,
+        "also when there is no room for more"
+    );
+    ask(&ann.token, "tap-3", &body).await.problem(403, "bot_limit_reached");
+
+    for wrong in ["", "  ", &"x".repeat(201), "schlüssel"] {
+        ask(&ann.token, wrong, &body).await.problem(400, "invalid_header");
+    }
+    let id = one.json()["id"].as_str().unwrap().to_owned();
+    let gone = door.call("DELETE", &format!("/api/bots/{id}"), &ann.token, None).await;
+    assert_eq!(gone.status, StatusCode::NO_CONTENT);
+    ask(&ann.token, "tap-1", &body).await.problem(409, "not_in_this_state");
 }

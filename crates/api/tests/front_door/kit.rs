@@ -93,7 +93,7 @@ pub(crate) async fn door_for(signup: SignUp, origins: &[&str]) -> Door {
     let mut config = Config::new(ADDRESS.parse().unwrap());
     config.origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
     assert!(config.validate().is_empty());
-    let state = ApiState::local(store.clone(), Arc::new(clock.clone()), Arc::new(catalog()), local, payments, config);
+    let state = ApiState::local(store.clone(), Arc::new(clock.clone()), catalog().into(), local, payments, config);
     let router = molt_api::router(state);
     let inbox = Inbox::new(store, Arc::new(clock.clone()));
     Door { database, clock, router, inbox }
@@ -103,20 +103,18 @@ pub(crate) fn catalog() -> Catalog {
     let model = |id: &str, embedding| ModelFacts {
         id: id.to_owned(),
         name: id.to_uppercase(),
-        price: Price { input: 2_000_000_000, output: 8_000_000_000, cache_read: Some(500_000_000), cache_write: None },
+        price: Price::flat(2_000_000_000, 8_000_000_000).with_cache_read(500_000_000),
         context_window: 128_000,
         output_max: 8_000,
         reasoning: false,
         vision: false,
         strengths: "Good at being tested.".to_owned(),
         embedding,
+        listed: true,
     };
-    Catalog {
-        version: PriceVersion("test".to_owned()),
-        models: vec![model("practice/one", false), model("practice/two", false), model("practice/embed", true)],
-        default_model: "practice/one".to_owned(),
-        embedding_model: Some("practice/embed".to_owned()),
-    }
+    let models = vec![model("practice/one", false), model("practice/two", false), model("practice/embed", true)];
+    let version = PriceVersion("test".to_owned());
+    Catalog::new(version, models, "practice/one".to_owned(), Some("practice/embed".to_owned()))
 }
 
 impl Door {

@@ -5,10 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it can't go on")]
 
 mod bots;
+mod caps;
 mod kit;
 mod operators;
 mod pages;
 mod people;
 mod plan;
+mod spoil;
 mod strangers;
 mod wrong_input;

@@ -45,7 +45,15 @@ async fn pages_and_files_are_served_with_care() {
     assert!(mails.status == StatusCode::OK && mails.text.contains("/admin/mails.js"));
     assert_eq!(door.get("/admin/mails.js", "").await.headers["content-type"], "text/javascript; charset=utf-8");
 
-    assert!(door.get("/link", "").await.text.contains("/link.js"));
+    let checkout = door.get("/checkout/00000000-0000-4000-8000-000000000000", "").await.text;
+    for (page, title, script, button) in [
+        (door.get("/link", "").await.text, "<title>Log in · Molt</title>", "/link.js", "link-enter"),
+        (checkout, "<title>Start the plan · Molt</title>", "/checkout.js", "checkout-accept"),
+    ] {
+        let frame = page.contains("<title>") && page.contains("</html>") && !page.contains('{');
+        assert!(frame && [title, script, button].iter().all(|part| page.contains(part)), "{page}");
+        assert_eq!(door.get(script, "").await.headers["content-type"], "text/javascript; charset=utf-8");
+    }
     assert!(door.get("/link.js", "").await.text.contains("/api/auth/magic-link/consume"));
 
     let docs = door.get("/api/docs", "").await;

@@ -15,8 +15,6 @@ pub(crate) struct Operation {
     pub(crate) open: bool,
     /// A body that fits.
     pub(crate) body: Option<Value>,
-    /// The description says that fields it doesn't name are refused.
-    pub(crate) strict: bool,
 }
 
 /// Every operation that the description names.
@@ -30,19 +28,12 @@ pub(crate) fn operations() -> Vec<Operation> {
                 method: method.to_uppercase(),
                 path: path.clone(),
                 open: operation["security"].as_array().is_some_and(|rules| rules.iter().all(|rule| *rule == json!({}))),
-                strict: is_strict(schema, &api),
                 body: (!schema.is_null()).then(|| example(schema, &api)),
             });
         }
     }
     assert!(found.len() >= 30);
     found
-}
-
-fn is_strict(schema: &Value, api: &Value) -> bool {
-    let named = [schema, &schema["oneOf"][0], &schema["oneOf"][1]].into_iter().find_map(|one| one["$ref"].as_str());
-    let name = named.and_then(|reference| reference.rsplit('/').next()).unwrap_or_default();
-    api["components"]["schemas"][name]["additionalProperties"] == json!(false)
 }
 
 /// A value that fits a schema of ours: required fields only, the first of each choice.
@@ -94,6 +85,7 @@ struct Mine {
     bot: String,
     conversation: String,
     checkout: String,
+    key: String,
 }
 
 async fn mine(door: &Door, ann: &Person) -> Mine {
@@ -103,7 +95,14 @@ async fn mine(door: &Door, ann: &Person) -> Mine {
     let conversation = door.post(&path, &ann.token, json!({ "title": "Trains" })).await;
     assert_eq!(conversation.status, StatusCode::CREATED, "{}", conversation.text);
     let link = door.post("/api/billing/checkout", &ann.token, json!({ "bot_id": bot })).await.json();
+    let keys = door.get("/api/keys", &ann.token).await.json();
+    assert!(keys["items"].as_array().unwrap().is_empty());
+    let mut tx = door.database.store.system().await.unwrap();
+    let (key, _) =
+        tx.create_ghost_key(ann.id.parse().unwrap(), None, "laptop", None, chrono::Utc::now()).await.unwrap();
+    tx.commit().await.unwrap();
     Mine {
+        key: key.to_string(),
         conversation: conversation.json()["id"].as_str().unwrap().to_owned(),
         checkout: link["url"].as_str().unwrap().strip_prefix(ADDRESS).unwrap().to_owned(),
         bot,
@@ -115,7 +114,9 @@ impl Mine {
     fn address(&self, path: &str, ann: &Person) -> String {
         let with_bot = path.starts_with("/api/bots/") || path.starts_with("/api/chat/");
         let address = path.replace("/checkout/{id}", &self.checkout);
-        let address = address.replace("{id}", if with_bot { &self.bot } else { &ann.id });
+        let with_key = path.starts_with("/api/keys/");
+        let own = if with_bot { &self.bot } else { &self.key };
+        let address = address.replace("{id}", if with_bot || with_key { own } else { &ann.id });
         address.replace("{cid}", &self.conversation).replace("{sid}", "weather")
     }
 }
@@ -151,7 +152,7 @@ async fn a_stranger_finds_changes_and_learns_nothing() {
             let problem = answer.any_problem();
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{name}: {problem}");
         }
-        for secret in [&ann.id, &ann.email, &mine.bot, &mine.conversation] {
+        for secret in [&ann.id, &ann.email, &mine.bot, &mine.conversation, &mine.key] {
             assert!(!answer.text.contains(secret.as_str()), "{name} tells {secret}: {}", answer.text);
         }
         tried += 1;
@@ -181,6 +182,11 @@ async fn below_the_door_postgres_itself_refuses() {
     let checkout = mine.checkout.rsplit('/').next().unwrap().parse().unwrap();
     assert!(tx.checkout(checkout).await.unwrap().is_none());
     assert!(tx.billing().await.unwrap().is_none());
+    let key = mine.key.parse().unwrap();
+    assert!(!tx.set_bot_cap(&bot, None, now).await.unwrap() && !tx.has_key(key).await.unwrap());
+    assert!(!tx.revoke_own_key(key, now).await.unwrap() && tx.ghost_keys(now, 10).await.unwrap().is_empty());
+    assert_eq!(tx.set_key_cap(key, None).await.unwrap(), molt_store::ghost::KeyCapSet::NotFound);
+    assert_eq!(tx.bot_spent(&bot, now).await.unwrap(), molt_model::Nanos::ZERO);
     assert_eq!(tx.events_after(0, 100).await.unwrap().len(), 0);
     tx.end_all_sessions(now).await.unwrap();
     tx.commit().await.unwrap();

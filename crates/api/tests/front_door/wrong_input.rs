@@ -3,11 +3,12 @@
 use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::AUTHORIZATION;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
-use crate::kit::{Door, PASSWORD, Person, door};
+use crate::kit::{Answer, Door, PASSWORD, Person, door};
+use crate::spoil::{Ask, Spoiled, There, described};
 use crate::strangers::{Operation, operations};
 
 /// The person's own ids where ids are asked for.
@@ -15,24 +16,6 @@ fn address(operation: &Operation, bot: &str) -> String {
     let path = operation.path.replace("{cid}", "main").replace("{sid}", "weather");
     let with_bot = path.starts_with("/api/bots/") || path.starts_with("/api/chat/");
     path.replace("{id}", if with_bot { bot } else { "00000000-0000-4000-8000-000000000000" })
-}
-
-async fn raw(
-    door: &Door,
-    operation: &Operation,
-    path: &str,
-    token: &str,
-    kind: &str,
-    body: Vec<u8>,
-) -> crate::kit::Answer {
-    let mut request = Request::builder().method(operation.method.as_str()).uri(path).header("if-match", "1");
-    if !token.is_empty() {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-    }
-    if !kind.is_empty() {
-        request = request.header(CONTENT_TYPE, kind);
-    }
-    door.send(request.body(Body::from(body)).unwrap()).await
 }
 
 async fn rows(door: &Door) -> String {
@@ -101,44 +84,100 @@ fn forged(ann: &Person, other: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-#[tokio::test]
-async fn every_body_is_checked() {
+/// A door with something behind it, and somebody who may open every part of it.
+async fn furnished() -> (Door, Person, There) {
     let door = door().await;
-    let ann = door.person("Ann").await;
+    let (ann, eve) = (door.person("Ann").await, door.person("Eve").await);
+    door.database.execute(&format!("update molt.users set role = 'operator' where id = '{}'", ann.id)).await;
     let bot = door.bot(&ann, "Pip").await;
-    let before = rows(&door).await;
-    let mut tried = 0;
-    let skipped = ["/api/admin/users/{id}/role", "/api/bots/{id}/skills", "/api/bots/{id}/skills/{sid}"];
-    for operation in operations().iter().filter(|operation| operation.body.is_some()) {
-        let path = address(operation, &bot);
-        let name = format!("{} {path}", operation.method);
-        if skipped[0] == operation.path {
-            continue; // 403 before anything else, which strangers.rs checks
-        }
-        let token = if operation.open { "" } else { &ann.token };
-        let json = "application/json";
-        let unknown = if operation.strict { b"{\"surely_unknown\": 1}".to_vec() } else { b"\"text\"".to_vec() };
-        for (kind, body, statuses) in [
-            (json, b"{".to_vec(), vec![400]),
-            (json, b"\xff\xfe".to_vec(), vec![400, 422]),
-            (json, b"[]".to_vec(), vec![422]),
-            (json, b"7".to_vec(), vec![422]),
-            (json, unknown.clone(), vec![422]),
-            (json, vec![b' '; 1024 * 1024 + 1], vec![413]),
-            ("text/plain", b"{}".to_vec(), vec![415, 422]),
-        ] {
-            let answer = raw(&door, operation, &path, token, kind, body).await;
-            let status = answer.status.as_u16();
-            if kind == "text/plain" && status == 200 {
-                continue; // a body that may be left out
-            }
-            assert!(statuses.contains(&status), "{name} {kind} {statuses:?}: {status} {}", answer.text);
-            answer.any_problem();
-        }
-        tried += 1;
+    door.plan(&ann).await;
+    let made = door.post(&format!("/api/bots/{bot}/conversations"), &ann.token, json!({ "title": "Trains" })).await;
+    let link = door.post("/api/billing/checkout", &ann.token, json!({})).await.json();
+    let there = There {
+        email: ann.email.clone(),
+        password: PASSWORD.to_owned(),
+        conversation: made.json()["id"].as_str().unwrap().to_owned(),
+        checkout: link["url"].as_str().unwrap().rsplit('/').next().unwrap().to_owned(),
+        somebody: eve.id,
+        bot,
+    };
+    (door, ann, there)
+}
+
+async fn ask(door: &Door, ask: Ask, token: &str) -> Answer {
+    let mut request = Request::builder().method(ask.method.as_str()).uri(ask.path);
+    for (name, value) in ask.headers {
+        request = request.header(name, value);
     }
-    assert!(tried >= 9);
-    assert_eq!(rows(&door).await, before);
+    if !token.is_empty() {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    door.send(request.body(ask.body.map_or_else(Body::empty, Body::from)).unwrap()).await
+}
+
+#[tokio::test]
+async fn one_thing_wrong_gets_the_one_answer_to_it_and_changes_nothing() {
+    let (door, ann, there) = furnished().await;
+    let before = door.database.everything().await;
+    let (mut asked, mut faults) = (0, Vec::new());
+    for operation in described() {
+        let token = if operation.open { "" } else { &ann.token };
+        for Spoiled { what, ask: spoiled, status, code } in operation.spoiled(&there) {
+            let large = spoiled.body.as_ref().is_some_and(|body| body.len() > 1024 * 1024);
+            if closed(&operation.name()).is_some_and(|_| !large) {
+                continue;
+            }
+            asked += 1;
+            let answer = ask(&door, spoiled, token).await;
+            let said: Value = serde_json::from_str(&answer.text).unwrap_or_default();
+            if (answer.status.as_u16(), said["code"].as_str()) == (status, Some(code)) {
+                answer.any_problem();
+            } else {
+                faults.push(format!(
+                    "{}, {what}: not {code} but {} {:.200}",
+                    operation.name(),
+                    answer.status,
+                    answer.text
+                ));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "of {asked}:\n{}", faults.join("\n"));
+    assert!(asked > 700, "only {asked} wrong requests were tried");
+    assert_eq!(door.database.everything().await, before, "nothing has changed");
+
+    // And each of them is good when nothing is spoiled, or it proves nothing. What removes comes last.
+    let mut all = described();
+    all.sort_by_key(|operation| (operation.method == "DELETE", std::cmp::Reverse(operation.path.len())));
+    for operation in all {
+        let token = if operation.open { "" } else { &ann.token };
+        let answer = ask(&door, operation.good(&there), token).await;
+        match closed(&operation.name()).or(unanswered(&operation.name())) {
+            Some((status, code)) => drop(answer.problem(status, code)),
+            None => assert!(answer.status.is_success(), "{}: {} {}", operation.name(), answer.status, answer.text),
+        }
+    }
+}
+
+/// Addresses that have nothing behind them here, whatever they are asked.
+fn closed(name: &str) -> Option<(u16, &'static str)> {
+    match name {
+        "POST /api/auth/webhook" | "POST /api/billing/webhook" => Some((404, "not_configured")),
+        _ => None,
+    }
+}
+
+/// What a good request gets where no skill, link, cookie or upgrade is.
+fn unanswered(name: &str) -> Option<(u16, &'static str)> {
+    match name {
+        "POST /api/bots/{id}/skills" | "PATCH /api/bots/{id}/skills/{sid}" | "DELETE /api/bots/{id}/skills/{sid}" => {
+            Some((404, "unknown_skill"))
+        }
+        "POST /api/auth/magic-link/consume" => Some((401, "link_invalid")),
+        "POST /api/auth/refresh" => Some((401, "session_ended")),
+        "GET /api/chat/{id}" => Some((400, "invalid_header")),
+        _ => None,
+    }
 }
 
 #[tokio::test]

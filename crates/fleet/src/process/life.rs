@@ -23,6 +23,8 @@ const NUMBER_WAIT: Duration = Duration::from_secs(2);
 /// A killed process is gone within milliseconds unless it hangs in the kernel.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(10);
+/// A look from another process (`molt doctor`) holds the lock for microseconds; on a busy machine it may be paused in it.
+const LOOK_MAX: Duration = Duration::from_millis(300);
 /// How often a cell is looked for that can't be waited for by a handle.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// Two numbers.
@@ -31,32 +33,54 @@ const LOCK_TEXT_BYTES_MAX: u64 = 64;
 const PROGRAM: &str = "molt-cell";
 
 /// Takes the place of the bot's living cell, for a process that is about to be started with this file. `None`: there is
-/// one. The caller makes sure that nobody else asks at the same time.
+/// one. The caller makes sure that no other part of this process asks at the same time.
 pub(super) fn claim(folder: &Folder) -> io::Result<Option<File>> {
-    let path = folder.alive();
-    let file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) if cell_lock_is_held(folder) => Ok(None),
-        Ok(()) => Ok(Some(file)),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
+    let file = open_alive(folder)?;
+    let deadline = Instant::now() + LOOK_MAX;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if cell_lock_is_held(folder) => return Ok(None),
+            Ok(()) => return Ok(Some(file)),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
+/// A look takes the lock too, since there is no other way to ask; but one that it shares with other looks, and not for
+/// longer than `claim` waits.
 pub(super) fn lives(folder: &Folder) -> io::Result<bool> {
-    match claim(folder) {
-        // Given back by name: a process that is being forked right now may hold the same open file for a moment.
-        Ok(Some(free)) => Ok(rustix::fs::flock(&free, FlockOperation::Unlock).map(|()| false)?),
-        Ok(None) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+    let file = match open_alive(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(true),
+        Err(error) => return Err(error.into()),
     }
+    let held = cell_lock_is_held(folder);
+    // Given back by name: a process that is being forked right now may hold the same open file for a moment.
+    rustix::fs::flock(&file, FlockOperation::Unlock)?;
+    Ok(held)
 }
 
-/// The net under the file above. Asked only while nobody holds that one, because asking takes the lock for a moment.
+fn open_alive(folder: &Folder) -> io::Result<File> {
+    File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(folder.alive())
+}
+
+/// The net under the file above. Asked only while no cell that is starting holds that one, because asking takes the lock
+/// for a moment.
 fn cell_lock_is_held(folder: &Folder) -> bool {
     let Ok(file) = open_in_state(folder) else { return false };
-    matches!(rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => {
+            rustix::fs::flock(&file, FlockOperation::Unlock).ok();
+            false
+        }
+        Err(error) => error == Errno::WOULDBLOCK,
+    }
 }
 
 /// The state folder is the cell's: what lies there may be a link or a pipe.

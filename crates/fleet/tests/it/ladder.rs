@@ -113,14 +113,14 @@ async fn refused_settings_leave_the_bot_running_and_are_not_tried_again() {
 #[tokio::test]
 async fn without_a_runtime_the_bot_says_so_and_starts_by_itself_once_there_is_one() {
     let (stage, world) = (Stage::new().await, World::new());
-    let sentence = "npm can't be reached. Check the network.".to_owned();
+    let sentence = "npm can't be reached. Check the network".to_owned();
     stage.runtime.send_replace(RuntimeState::Failed { sentence: sentence.clone() });
     let fleet = stage.fleet(Arc::new(WorldHost(world.clone())));
     let bot = stage.bot(Intent::Running).await;
     stage.until(&fleet, &bot, Observed::Failed).await;
-    assert_eq!(stage.column(&bot, "reason").await, Some(sentence));
+    assert_eq!(stage.column(&bot, "reason").await, Some(format!("{sentence}.")));
+    // Without a step of the clock: the bot is called, it doesn't wait for its next look.
     stage.runtime.send_replace(RuntimeState::Ready { command: vec!["/bin/false".into()] });
-    stage.clock.forward(TimeDelta::seconds(6));
     stage.until(&fleet, &bot, Observed::Running).await;
     assert_eq!(world.started(), 1);
 }

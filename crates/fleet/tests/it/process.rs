@@ -12,6 +12,7 @@ use molt_bot::leftovers::{MARK_VARIABLE, living, mark, parent, start_time};
 use molt_bot::{CellAddress, CellHealth, Client};
 use molt_fleet::{CellSpec, Config, Ensured, Fleet, Host, ProcessHost, Report, RuntimeState, cell_users};
 use molt_model::{BotId, Intent, Observed};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::stage::Stage;
@@ -21,6 +22,9 @@ const CHILD_VARIABLE: &str = "MOLT_FLEET_TEST_HOST";
 
 /// The command of the real runtime as a JSON array, to try these stories with it.
 const RUNTIME_VARIABLE: &str = "MOLT_TEST_RUNTIME";
+
+/// Far longer than a look takes, unless it is paused in the middle.
+const LOOK_TAKES: Duration = Duration::from_millis(50);
 
 struct House {
     stage: Stage,
@@ -369,7 +373,7 @@ async fn another_program_that_starts_a_cell() {
         data_dir: folder.into(),
         cell_binary: Path::new(folder).join("bin/molt-cell"),
         proxy_url: "http://127.0.0.1:9/v1".into(),
-        catalog: Arc::new(crate::stage::catalog()),
+        catalog: crate::stage::catalog().into(),
         uid_range: cell_users(),
     };
     let host = ProcessHost::new(&config).unwrap();
@@ -392,6 +396,28 @@ fn spec(config: &Config, bot: BotId) -> CellSpec {
         revision: 1,
         runtime_command: vec![runtime.to_str().unwrap().to_owned(), "gateway".to_owned()],
     }
+}
+
+#[tokio::test]
+async fn a_look_from_elsewhere_never_passes_for_a_living_cell() {
+    let house = House::new().await;
+    let (host, bot) = (house.host(), BotId::random());
+    let spec = spec(&house.config, bot.clone());
+    assert_eq!(host.ensure(&spec).await.unwrap(), Ensured::Started);
+    host.stop(&bot, false).await.unwrap();
+
+    // Somebody looks, as `molt doctor` does from a process of its own.
+    let alive = std::fs::File::open(house.state(&bot).with_file_name("run").join("alive")).unwrap();
+    flock(&alive, FlockOperation::NonBlockingLockShared).unwrap();
+    assert_eq!(host.inspect(&bot).await.unwrap(), Report::Absent);
+    let look = std::thread::spawn(move || {
+        std::thread::sleep(LOOK_TAKES);
+        drop(alive);
+    });
+    assert_eq!(host.ensure(&spec).await.unwrap(), Ensured::Started);
+    look.join().unwrap();
+    assert_eq!(host.ensure(&spec).await.unwrap(), Ensured::AlreadyThere);
+    house.clear().await;
 }
 
 #[tokio::test]

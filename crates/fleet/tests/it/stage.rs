@@ -9,7 +9,8 @@ use chrono::TimeDelta;
 use molt_fleet::{Config, Fleet, Host, RuntimeState};
 use molt_model::clock::MovedClock;
 use molt_model::{
-    BotId, Catalog, Clock, Intent, ModelFacts, Observed, Personality, Price, PriceVersion, Settings, UserId,
+    BotId, Catalog, CatalogInForce, Clock, Intent, ModelFacts, Observed, Personality, Price, PriceVersion, Settings,
+    UserId,
 };
 use molt_store::testing::TestDatabase;
 use tokio::sync::watch;
@@ -23,7 +24,7 @@ pub(crate) struct Stage {
     pub(crate) database: TestDatabase,
     pub(crate) user: UserId,
     pub(crate) clock: MovedClock,
-    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) catalog: CatalogInForce,
     pub(crate) folder: PathBuf,
     pub(crate) runtime: watch::Sender<RuntimeState>,
 }
@@ -40,7 +41,7 @@ impl Stage {
         let folder = std::env::temp_dir().join(format!("mf-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]));
         std::fs::create_dir(&folder).unwrap();
         let (runtime, _) = watch::channel(RuntimeState::Ready { command: vec!["/bin/false".into()] });
-        Self { database, user, clock: MovedClock::default(), catalog: Arc::new(catalog()), folder, runtime }
+        Self { database, user, clock: MovedClock::default(), catalog: catalog().into(), folder, runtime }
     }
 
     pub(crate) fn config(&self) -> Config {
@@ -65,7 +66,7 @@ impl Stage {
     /// What the wizard and an accepted plan write.
     pub(crate) async fn bot(&self, intent: Intent) -> BotId {
         let bot = BotId::random();
-        let settings = Settings::new("Pip".into(), Personality::Friendly, "UTC".into(), &self.catalog);
+        let settings = Settings::new("Pip".into(), Personality::Friendly, "UTC".into(), &self.catalog.current());
         let settings = serde_json::to_string(&settings).unwrap();
         self.database
             .execute(&format!(
@@ -159,20 +160,17 @@ impl Drop for Stage {
 }
 
 pub(crate) fn catalog() -> Catalog {
-    Catalog {
-        version: PriceVersion("test".into()),
-        models: vec![ModelFacts {
-            id: "practice/practice-1".into(),
-            name: "Practice".into(),
-            price: Price { input: 100_000_000, output: 400_000_000, cache_read: None, cache_write: None },
-            context_window: 128_000,
-            output_max: 8192,
-            reasoning: false,
-            vision: false,
-            strengths: "Practising.".into(),
-            embedding: false,
-        }],
-        default_model: "practice/practice-1".into(),
-        embedding_model: None,
-    }
+    let models = vec![ModelFacts {
+        id: "practice/practice-1".into(),
+        name: "Practice".into(),
+        price: Price::flat(100_000_000, 400_000_000),
+        context_window: 128_000,
+        output_max: 8192,
+        reasoning: false,
+        vision: false,
+        strengths: "Practising.".into(),
+        embedding: false,
+        listed: true,
+    }];
+    Catalog::new(PriceVersion("test".into()), models, "practice/practice-1".into(), None)
 }

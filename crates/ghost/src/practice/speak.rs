@@ -90,6 +90,11 @@ impl PracticeBody {
         std::future::poll_fn(|context| self.poll_data(context)).await
     }
 
+    /// The last piece was given.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
     /// Nobody reads along any more.
     pub(crate) fn hurry(&mut self) {
         self.pace = Duration::ZERO;

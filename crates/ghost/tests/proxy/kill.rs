@@ -10,7 +10,7 @@ use molt_store::{SealKey, Store};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::rig::{Call, chat_body, clock, config, person, send};
+use crate::rig::{Call, chat_body, clock, config, journal_is_empty, person, send};
 use crate::upstream::Upstream;
 
 const ROUNDS: usize = 6;
@@ -80,14 +80,7 @@ async fn killed_at_any_moment_the_books_lose_nothing_and_count_nothing_twice() {
     }
     let mut child = start(&folder, database.url.expose_secret(), &provider.address.to_string());
     address(&folder).await;
-    let folder_is_done = || {
-        std::fs::read_dir(folder.join("ghost"))
-            .unwrap()
-            .flatten()
-            .map(|file| file.metadata().map_or(0, |data| data.len()))
-            .sum::<u64>()
-            == 0
-    };
+    let folder_is_done = || journal_is_empty(&folder);
     let until = Instant::now() + Duration::from_secs(10);
     while !folder_is_done() && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -128,8 +121,12 @@ async fn compare(database: &molt_store::testing::TestDatabase, provider: &Upstre
         "{seen} rows for {} calls",
         provider.requests().len()
     );
-    let events = database.count("select count(*) from molt.events where kind = 'usage'").await;
-    assert_eq!(rows, events, "one event for each row");
+    let told = "select sum(coalesce((body->>'calls')::bigint, 1)) from molt.events where kind = 'usage'";
+    assert_eq!(rows, database.count(told).await, "each row is told of once");
+    let spent = "select settled_nanos from molt.budgets where scope = 'user'";
+    assert_eq!(database.count(spent).await, database.count("select sum(cost_nanos) from molt.usage_logs").await);
+    let released = database.count("select count(*) from molt.holders where released_at is not null").await;
+    assert_eq!(released, i64::try_from(ROUNDS).unwrap(), "every process that was killed has given its leases back");
     let twice = "select count(*) from (select tokens_in from molt.usage_logs where provider = 'up' and estimate is null group by 1 having count(*) > 1) t";
     assert_eq!(database.count(twice).await, 0, "the provider counts each call with a number of its own");
     let cut = database.count("select count(*) from molt.usage_logs where estimate = 'proxy_restarted'").await;

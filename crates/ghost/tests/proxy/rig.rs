@@ -1,7 +1,7 @@
 //! One proxy on a fresh database, a person with a plan, a bot with a key, and a provider.
 //! Never: a shortcut past HTTP for what a caller does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use molt_ghost::{Config, Ghost, ProviderConfig, ProviderKind};
+use molt_ghost::{Config, Ghost, Limits, ProviderConfig, ProviderKind, Rates};
 use molt_model::{BotId, Catalog, ModelFacts, Nanos, Price, PriceVersion, RunId, SystemClock, UserId};
 use molt_store::testing::{TestDatabase, database};
 use molt_store::usage::UsageSummary;
@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 use crate::upstream::{KEY, Upstream};
 
 /// $2 and $8 per million tokens; cached input at half a dollar.
-pub(crate) const PRICE: Price =
-    Price { input: 2_000_000_000, output: 8_000_000_000, cache_read: Some(500_000_000), cache_write: None };
+pub(crate) const PRICE: Price = Price::flat(2_000_000_000, 8_000_000_000).with_cache_read(500_000_000);
+const IN_FORCE_WITHIN: Duration = Duration::from_secs(1);
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
 pub(crate) struct Rig {
@@ -89,32 +89,41 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         vision: false,
         strengths: "Tests.".to_owned(),
         embedding,
+        listed: true,
     };
-    let chat = ["ok", "cut", "nousage", "lies", "broken", "flaky", "unpaid", "badkey", "badrequest", "slow", "endless"];
+    let chat = ["ok", "cut", "nousage", "lies", "broken", "flaky", "unpaid", "badrequest", "slow", "endless"];
     let mut models: Vec<ModelFacts> = chat.iter().map(|name| model(&format!("up/{name}"), false)).collect();
-    models.extend([model("up/embed", true), model("down/x", false)]);
+    models.extend([model("up/embed", true), model("down/x", false), model("other/badkey", false)]);
     models.extend([model("practice/practice-1", false), model("practice/practice-embed", true)]);
     let version = PriceVersion("book-1".to_owned());
-    let catalog = Catalog { version, models, default_model: "practice/practice-1".to_owned(), embedding_model: None };
+    let catalog = Catalog::new(version, models, "practice/practice-1".to_owned(), None);
     let openai = |name: &str, base: &str| ProviderConfig {
         name: name.to_owned(),
         kind: ProviderKind::OpenAi,
         base_url: Some(base.parse().unwrap()),
-        api_key: Some(KEY.to_owned().into()),
+        api_keys: vec![secrecy::SecretString::from(KEY).into()],
+        key_file: None,
     };
-    let practice =
-        ProviderConfig { name: "practice".to_owned(), kind: ProviderKind::Practice, base_url: None, api_key: None };
+    let practice = ProviderConfig {
+        name: "practice".to_owned(),
+        kind: ProviderKind::Practice,
+        base_url: None,
+        api_keys: Vec::new(),
+        key_file: None,
+    };
     Config {
         // Nothing listens on port 1.
         providers: vec![
             openai("up", &format!("http://{upstream}/v1/")),
+            openai("other", &format!("http://{upstream}/v1")),
             openai("down", "http://127.0.0.1:1/v1"),
             practice,
         ],
-        catalog: Arc::new(catalog),
+        catalog: catalog.into(),
         data_dir: folder,
         public_url: "https://molt.example".parse().unwrap(),
         monthly_cap_nanos: Nanos::dollars(50),
+        limits: Limits { bot: Rates::NONE, user: Rates::NONE },
         practice_pace: Duration::ZERO,
     }
 }
@@ -146,6 +155,30 @@ impl Rig {
     pub(crate) async fn call(&self, call: Call) -> Answer {
         let key = call.key.clone().unwrap_or_else(|| self.key.clone());
         send(&self.base, &key, call).await.expect("the proxy answers")
+    }
+
+    /// Chats until the answer says this. A change of a plan or a cap is in force within a second.
+    pub(crate) async fn chat_until(&self, model: &str, said: &str) {
+        let until = Instant::now() + IN_FORCE_WITHIN;
+        loop {
+            let answer = self.chat(model, json!({})).await;
+            if answer.text.contains(said) {
+                return;
+            }
+            assert!(Instant::now() < until, "{}", answer.text);
+        }
+    }
+
+    /// Asks with the key until it opens nothing any more.
+    pub(crate) async fn refused_within_a_second(&self, key: &str) {
+        let until = Instant::now() + IN_FORCE_WITHIN;
+        loop {
+            let answer = self.call(Call::get("/v1/models").key(key)).await;
+            if answer.status == 401 {
+                return;
+            }
+            assert!(Instant::now() < until, "{answer:?}");
+        }
     }
 
     /// Reads so many chunks and hangs up; the id of the call.
@@ -226,6 +259,20 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Whether only the running process has a file in the journal, and nothing stands in it but its header: all calls are in the
+/// books.
+pub(crate) fn journal_is_empty(folder: &Path) -> bool {
+    const HEADER_BYTES: usize = 64;
+    let empty = |file: std::fs::DirEntry| {
+        // A file that is gone meanwhile held nothing.
+        std::fs::read(file.path()).map_or(true, |bytes| bytes.iter().skip(HEADER_BYTES).all(|byte| *byte == 0))
+    };
+    let files: Vec<_> = std::fs::read_dir(folder.join("ghost")).unwrap().flatten().collect();
+    let segments =
+        files.iter().filter(|file| file.path().extension().is_some_and(|ending| ending == "journal")).count();
+    segments <= 1 && files.into_iter().all(empty)
 }
 
 /// A person with a plan and a bot, and the bot's key.

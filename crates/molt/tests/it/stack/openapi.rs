@@ -19,6 +19,8 @@ pub(crate) struct Route {
     pub(crate) body: Option<Value>,
     /// Names of the body's fields that must be there.
     pub(crate) required: Vec<String>,
+    /// Names of the body's fields that may be null.
+    pub(crate) nullable: Vec<String>,
     /// Names of headers that must be there.
     pub(crate) headers: Vec<String>,
 }
@@ -79,8 +81,15 @@ fn route(all: &Value, path: &str, method: &str, operation: &Value, methods: &Val
         needs_login: login.and_then(Value::as_array).is_some_and(|ways| ways.iter().all(|way| !no_requirement(way))),
         body: (!schema.is_null()).then(|| example(all, &schema, 0)),
         required: names(&schema["required"]),
+        nullable: nullable(&schema),
         headers: headers.filter_map(|one| one["name"].as_str()).map(str::to_owned).collect(),
     }
+}
+
+fn nullable(schema: &Value) -> Vec<String> {
+    let fields = schema["properties"].as_object().into_iter().flatten();
+    let null = |kinds: &Value| kinds.as_array().is_some_and(|kinds| kinds.contains(&json!("null")));
+    fields.filter(|(_, field)| null(&field["type"])).map(|(name, _)| name.clone()).collect()
 }
 
 fn no_requirement(way: &Value) -> bool {

@@ -88,7 +88,7 @@ impl Stack {
     }
 
     /// Runs a command line of the operator's; what it printed.
-    async fn operator(&self, arguments: &[&str]) -> String {
+    pub(crate) async fn operator(&self, arguments: &[&str]) -> String {
         let mut command = self.operator_command(arguments);
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
         let output = output.expect("the program was built");

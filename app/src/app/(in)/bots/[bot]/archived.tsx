@@ -1,0 +1,3 @@
+import { ArchivedPage } from '@/screens/archived';
+
+export default ArchivedPage;

@@ -1,0 +1,3 @@
+import { YourPlan } from '@/screens/your-plan';
+
+export default YourPlan;

@@ -1,0 +1,237 @@
+//! Books batches of settled calls: rows, budgets and announcements in one transaction, each call once by its request id.
+//! Never: a row whose budget doesn't count it, or a second one for the same call.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use molt_model::usage::Estimate;
+use molt_model::{BotId, ConversationId, Event, EventKind, Nanos, RequestId, RunId, Time, UserId};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{SURFACE_CHAT, SettledCall};
+use crate::budget::{self, Costs, Scope, ScopeKind};
+use crate::{Result, SystemTx, event};
+
+/// A run that a call's trace id names.
+struct Run {
+    conversation: Option<ConversationId>,
+    ended: bool,
+}
+
+type Runs = HashMap<Uuid, Run>;
+
+impl SystemTx {
+    /// Writes calls into the books, counts them in their budgets and announces them; a request id that is there already
+    /// changes nothing. Returns the ids of the new rows. Safe to repeat.
+    ///
+    /// A call whose trace id is a run of the same bot that hasn't ended becomes a frame of its chat. All others are announced
+    /// by one `usage` event for each person, which holds their sums: nothing may follow the frame that ends a run.
+    pub async fn record_calls(&mut self, calls: &[SettledCall], now: Time) -> Result<Vec<RequestId>> {
+        let mut calls: Vec<&SettledCall> = calls.iter().collect();
+        calls.sort_by_key(|call| (call.user, call.id));
+        calls.dedup_by_key(|call| call.id);
+        // Locks in the order in which every writer takes them: the bots (which writers of chat frames take), the people, the
+        // budgets.
+        let runs = self.lock_runs(&calls).await?;
+        let people = self.lock_people(&calls).await?;
+        let touched =
+            calls.iter().flat_map(|call| scopes(call).into_iter().map(|scope| (scope.key(), call.user))).collect();
+        budget::lock_for_booking(&mut self.tx, &touched).await?;
+        let new = self.insert(&calls, &runs, &people).await?;
+        calls.retain(|call| new.contains(&call.id));
+        let mut costs = Costs::new();
+        for call in calls.iter().filter(|call| call.cost_nanos != 0) {
+            for scope in scopes(call) {
+                *costs.entry((scope.key(), call.holder)).or_default() += call.cost_nanos;
+            }
+        }
+        budget::settle(&mut self.tx, &costs).await?;
+        calls.retain(|call| people.contains(&call.user));
+        self.announce(&calls, &runs, now).await?;
+        Ok(new.into_iter().collect())
+    }
+
+    /// The runs that these calls name, with their bots locked, so that none of them ends meanwhile.
+    async fn lock_runs(&mut self, calls: &[&SettledCall]) -> Result<Runs> {
+        let named = calls.iter().filter_map(|call| Some((call.run?.0, call.bot.as_ref()?.as_str())));
+        let (runs, bots): (Vec<Uuid>, Vec<&str>) = named.unzip();
+        if runs.is_empty() {
+            return Ok(Runs::new());
+        }
+        let locked = sqlx::query(
+            "select 1 from molt.bots where id in
+               (select r.bot_id from molt.runs r join unnest($1::uuid[], $2::text[]) as n (id, bot_id) using (id, bot_id))
+             order by id for no key update",
+        )
+        .bind(&runs)
+        .bind(&bots)
+        .execute(&mut *self.tx)
+        .await?;
+        if locked.rows_affected() == 0 {
+            return Ok(Runs::new());
+        }
+        let rows: Vec<(Uuid, String, bool)> = sqlx::query_as(
+            "select distinct id, r.conversation, r.state in ('finished', 'failed', 'aborted')
+             from molt.runs r join unnest($1::uuid[], $2::text[]) as n (id, bot_id) using (id, bot_id)",
+        )
+        .bind(runs)
+        .bind(bots)
+        .fetch_all(&mut *self.tx)
+        .await?;
+        let run = |(id, conversation, ended): (Uuid, String, bool)| {
+            (id, Run { conversation: conversation.parse().ok(), ended })
+        };
+        Ok(rows.into_iter().map(run).collect())
+    }
+
+    /// Who of them is still there. The rows of the others stay under their `book_key`.
+    async fn lock_people(&mut self, calls: &[&SettledCall]) -> Result<HashSet<UserId>> {
+        let mut users: Vec<Uuid> = calls.iter().map(|call| call.user.0).collect();
+        users.dedup();
+        let sql = "select id from molt.users where id = any($1) order by id for no key update";
+        let there: Vec<Uuid> = sqlx::query_scalar(sql).bind(users).fetch_all(&mut *self.tx).await?;
+        Ok(there.into_iter().map(UserId).collect())
+    }
+
+    async fn insert(
+        &mut self,
+        calls: &[&SettledCall],
+        runs: &Runs,
+        people: &HashSet<UserId>,
+    ) -> Result<HashSet<RequestId>> {
+        let run = |call: &SettledCall| call.run.map(|run| run.0).filter(|run| runs.contains_key(run));
+        let numbers = |value: fn(&SettledCall) -> i64| calls.iter().map(|call| value(call)).collect::<Vec<i64>>();
+        let texts =
+            |value: for<'a> fn(&'a SettledCall) -> &'a str| calls.iter().map(|call| value(call)).collect::<Vec<&str>>();
+        let ids = |value: fn(&SettledCall) -> Uuid| calls.iter().map(|call| value(call)).collect::<Vec<Uuid>>();
+        let times = |value: fn(&SettledCall) -> Time| calls.iter().map(|call| value(call)).collect::<Vec<Time>>();
+        let user = |call: &&SettledCall| people.contains(&call.user).then_some(call.user.0);
+        let new: Vec<Uuid> = sqlx::query_scalar(
+            "insert into molt.usage_logs (id, user_id, book_key, bot_id, key_id, run_id, provider, model, surface,
+               tokens_in, tokens_out, tokens_cache_read, tokens_cache_write, tokens_reasoning, reserved_nanos, cost_nanos,
+               operator_nanos, price_version, estimate, first_byte_ms, duration_ms, at, holder, period_start)
+             select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::text[],
+               $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
+               $15::bigint[], $16::bigint[], $17::bigint[], $18::text[], $19::text[], $20::bigint[], $21::bigint[],
+               $22::timestamptz[], $23::uuid[], $24::timestamptz[])
+             on conflict (id) do nothing returning id",
+        )
+        .bind(ids(|call| call.id.0))
+        .bind(calls.iter().map(user).collect::<Vec<Option<Uuid>>>())
+        .bind(ids(|call| call.book_key))
+        .bind(calls.iter().map(|call| call.bot.as_ref().map(BotId::as_str)).collect::<Vec<Option<&str>>>())
+        .bind(ids(|call| call.key.0))
+        .bind(calls.iter().map(|call| run(call)).collect::<Vec<Option<Uuid>>>())
+        .bind(texts(|call| &call.provider))
+        .bind(texts(|call| &call.model))
+        .bind(texts(|call| &call.surface))
+        .bind(numbers(|call| call.usage.input))
+        .bind(numbers(|call| call.usage.output))
+        .bind(numbers(|call| call.usage.cache_read))
+        .bind(numbers(|call| call.usage.cache_write))
+        .bind(numbers(|call| call.usage.reasoning))
+        .bind(numbers(|call| call.reserved_nanos))
+        .bind(numbers(|call| call.cost_nanos))
+        .bind(numbers(|call| call.operator_nanos))
+        .bind(texts(|call| &call.price_version.0))
+        .bind(calls.iter().map(|call| call.estimate.map(Estimate::as_str)).collect::<Vec<Option<&str>>>())
+        .bind(calls.iter().map(|call| call.first_byte_ms).collect::<Vec<Option<i64>>>())
+        .bind(numbers(|call| call.duration_ms))
+        .bind(times(|call| call.at))
+        .bind(ids(|call| call.holder.0))
+        .bind(times(|call| call.period_start))
+        .fetch_all(&mut *self.tx)
+        .await?;
+        Ok(new.into_iter().map(RequestId).collect())
+    }
+
+    /// The calls are sorted by person.
+    async fn announce(&mut self, calls: &[&SettledCall], runs: &Runs, now: Time) -> Result<()> {
+        let mut sums: BTreeMap<UserId, Vec<&SettledCall>> = BTreeMap::new();
+        for call in calls {
+            let run = call.run.and_then(|run| Some((run, runs.get(&run.0)?)));
+            let Some((id, run)) = run.filter(|(_, run)| !run.ended && *call.surface == *SURFACE_CHAT) else {
+                sums.entry(call.user).or_default().push(call);
+                continue;
+            };
+            let event = Event {
+                kind: EventKind::Chat,
+                bot: call.bot.clone(),
+                conversation: run.conversation.clone(),
+                run: Some(id),
+                body: frame(&[call], Some(id)),
+            };
+            event::append(&mut self.tx, call.user, &event, None, now).await?;
+        }
+        self.announce_sums(&sums, runs, now).await
+    }
+
+    /// One event for each person, all in one statement.
+    async fn announce_sums(
+        &mut self,
+        sums: &BTreeMap<UserId, Vec<&SettledCall>>,
+        runs: &Runs,
+        now: Time,
+    ) -> Result<()> {
+        if sums.is_empty() {
+            return Ok(());
+        }
+        let known = |call: &SettledCall| call.run.filter(|run| runs.contains_key(&run.0));
+        let run: Vec<Option<RunId>> = sums.values().map(|calls| same(calls, known).flatten()).collect();
+        let bodies: Vec<Value> = sums.values().zip(&run).map(|(calls, run)| frame(calls, *run)).collect();
+        let conversation = |run: &Option<RunId>| Some(runs.get(&(*run)?.0)?.conversation.as_ref()?.as_str());
+        let bot = |calls: &Vec<&SettledCall>| same(calls, |call| call.bot.clone()).flatten();
+        sqlx::query(
+            "with w as (select * from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::jsonb[])
+                        as w (user_id, bot_id, conversation, run_id, body)),
+             next as (update molt.users u set event_id = u.event_id + 1 from w where u.id = w.user_id
+                      returning u.id as user_id, u.event_id),
+             written as (insert into molt.events (user_id, id, kind, bot_id, conversation, run_id, body, at)
+                         select user_id, next.event_id, $6, w.bot_id, w.conversation, w.run_id, w.body, $7
+                         from w join next using (user_id) returning user_id)
+             select count(pg_notify('molt', 'events ' || user_id::text)) from written",
+        )
+        .bind(sums.keys().map(|user| user.0).collect::<Vec<Uuid>>())
+        .bind(sums.values().map(|calls| bot(calls).map(String::from)).collect::<Vec<Option<String>>>())
+        .bind(run.iter().map(conversation).collect::<Vec<Option<&str>>>())
+        .bind(run.iter().map(|run| run.map(|run| run.0)).collect::<Vec<Option<Uuid>>>())
+        .bind(bodies)
+        .bind(EventKind::Usage.as_str())
+        .bind(now)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+}
+
+/// The budgets that a call counts in.
+fn scopes(call: &SettledCall) -> Vec<Scope> {
+    let scope = |kind, id| Scope { kind, id, period_start: call.period_start };
+    let mut scopes = vec![scope(ScopeKind::Key, call.key.to_string()), scope(ScopeKind::User, call.user.to_string())];
+    scopes.extend(call.bot.as_ref().map(|bot| scope(ScopeKind::Bot, bot.to_string())));
+    scopes
+}
+
+/// What calls have in common; `None`: they differ.
+fn same<T: PartialEq>(calls: &[&SettledCall], of: impl Fn(&SettledCall) -> T) -> Option<T> {
+    let first = of(calls.first()?);
+    calls.iter().all(|call| of(call) == first).then_some(first)
+}
+
+/// What is told of calls: the frame of a chat for one of them, or their sums.
+fn frame(calls: &[&SettledCall], run: Option<RunId>) -> Value {
+    let sum = |value: fn(&SettledCall) -> i64| calls.iter().map(|call| value(call)).sum::<i64>();
+    let mut frame = json!({
+        "type": "usage",
+        "run_id": run,
+        "model": same(calls, |call| call.model.clone()).as_deref(),
+        "tokens_in": sum(|call| call.usage.input),
+        "tokens_out": sum(|call| call.usage.output),
+        "cost_usd": Nanos(sum(|call| call.cost_nanos)),
+        "duration_ms": sum(|call| call.duration_ms),
+    });
+    if calls.len() > 1 {
+        frame["calls"] = calls.len().into();
+    }
+    frame
+}
