@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
-use hyper::body::Body;
 use http_body_util::BodyExt;
+use hyper::body::Body;
 
 use crate::answer::Refusal;
 

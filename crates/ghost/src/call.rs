@@ -48,7 +48,9 @@ where
         (None, _) if below != "/models" => Err(not_here()),
         _ => Err(wrong_method(surface)),
     };
-    answered.unwrap_or_else(|refusal| refusal.response(surface.map_or(Style::OpenAi, Surface::style)).map(AnswerBody::whole))
+    answered.unwrap_or_else(|refusal| {
+        refusal.response(surface.map_or(Style::OpenAi, Surface::style)).map(AnswerBody::whole)
+    })
 }
 
 fn not_here() -> Refusal {
@@ -66,7 +68,7 @@ fn plain(text: &'static str) -> Response<AnswerBody> {
 }
 
 /// The key of the call: `Authorization: Bearer`, or `x-api-key` as Anthropic's clients send it.
-fn presented_key(headers: &HeaderMap) -> Result<&[u8], Refusal> {
+pub(crate) fn presented_key(headers: &HeaderMap) -> Result<&[u8], Refusal> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(key.trim_ascii())
@@ -87,7 +89,11 @@ async fn models(inner: &Arc<Inner>, headers: &HeaderMap) -> Result<Response<Answ
         json!({ "id": model.id, "object": "model", "created": 0, "owned_by": owner,
                 "type": "model", "display_name": model.name, "created_at": "1970-01-01T00:00:00Z" })
     };
-    let data: Vec<_> = catalog.chat_models().chain(catalog.models().filter(|model| !model.listed || model.embedding)).map(entry).collect();
+    let data: Vec<_> = catalog
+        .chat_models()
+        .chain(catalog.models().filter(|model| !model.listed || model.embedding))
+        .map(entry)
+        .collect();
     let (first, last) = (data.first().map(|model| &model["id"]), data.last().map(|model| &model["id"]));
     let list = json!({ "object": "list", "first_id": first, "last_id": last, "has_more": false, "data": data });
     Ok(as_json(list.to_string().into()))
@@ -138,9 +144,9 @@ where
         tracing::error!(error, "no call can go out: the usage journal can't be written");
         Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS)
     })?;
-    let bodies = targets.iter().map(|target| {
-        (target.provider.to_owned(), request::outgoing(&body.bytes, &asked, target.model, output_limit))
-    });
+    let bodies = targets
+        .iter()
+        .map(|target| (target.provider.to_owned(), request::outgoing(&body.bytes, &asked, target.model, output_limit)));
     let exchange = Exchange {
         surface,
         bodies: bodies.collect(),
@@ -208,7 +214,8 @@ impl Exchange {
         call.answered_by(chosen);
         let id = HeaderValue::from_str(&call.id.to_string()).expect("a UUID is plain ASCII");
         let mut response = answer_of(reply, surface, strip_usage, call).await;
-        let marked = if surface.is_free() { (UNMETERED_HEADER, HeaderValue::from_static("1")) } else { (METERED_HEADER, id) };
+        let marked =
+            if surface.is_free() { (UNMETERED_HEADER, HeaderValue::from_static("1")) } else { (METERED_HEADER, id) };
         response.headers_mut().insert(marked.0, marked.1);
         Ok(response)
     }
@@ -216,7 +223,8 @@ impl Exchange {
 
 async fn answer_of(reply: Reply, surface: Surface, strip_usage: bool, mut call: OpenCall) -> Response<AnswerBody> {
     if reply.streams {
-        let mut response = Response::new(AnswerBody::Stream(Box::new(Streaming::new(reply.body, surface, strip_usage, call))));
+        let mut response =
+            Response::new(AnswerBody::Stream(Box::new(Streaming::new(reply.body, surface, strip_usage, call))));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

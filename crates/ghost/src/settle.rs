@@ -48,7 +48,7 @@ pub(crate) struct Granted {
 }
 
 /// The run that the caller says it works for: the trace id of `traceparent`. A label, never the basis of a bill.
-fn run_label(headers: &HeaderMap) -> Option<RunId> {
+pub(crate) fn run_label(headers: &HeaderMap) -> Option<RunId> {
     let value = headers.get("traceparent")?.to_str().ok()?;
     let mut parts = value.split('-');
     let (_version, trace) = (parts.next()?, parts.next()?);

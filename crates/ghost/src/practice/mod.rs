@@ -86,10 +86,7 @@ impl Practice {
     }
 
     fn given(&self, streams: bool, pieces: Pieces) -> Reply {
-        Reply {
-            streams,
-            body: ReplyBody::Practice(PracticeBody::new(pieces, self.pace)),
-        }
+        Reply { streams, body: ReplyBody::Practice(PracticeBody::new(pieces, self.pace)) }
     }
 }
 
