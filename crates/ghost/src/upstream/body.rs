@@ -134,7 +134,7 @@ impl WireBody {
 }
 
 impl Framing {
-    fn is_ended(&self) -> bool {
+    pub(super) fn is_ended(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
             Self::Chunked(chunks) => chunks.at == At::End,
@@ -144,7 +144,7 @@ impl Framing {
     }
 
     /// Takes the data out of the buffer. What stays in it comes after the body's end.
-    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Bytes, Broken> {
+    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Bytes, Broken> {
         match self {
             Self::Length(left) => {
                 let bytes = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());

@@ -6,6 +6,8 @@ mod body;
 mod breaker;
 mod connect;
 mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod head;
 mod keyring;
 mod pool;
