@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::money::Nanos;
 use crate::usage::TokenUsage;
 
-/// The price book that a usage row was charged at: a short hash of its content, so that equal books are one book.
+/// The price book that a usage row was charged at: its day and a short hash of its content, so that equal books are one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PriceVersion(pub String);

@@ -109,7 +109,6 @@ async fn an_imported_price_is_in_force_at_once_and_old_rows_keep_theirs() {
     assert!(said.contains("~ bare/parrot: $1.000000001 in, $2.000000001 out"), "{said}");
     let books = "select count(*) from molt.price_books";
     story.stack.eventually("a new book", async || (story.stack.database.count(books).await == 3).then_some(())).await;
-    assert!(began.elapsed() < Duration::from_secs(20));
     let imported = Instant::now();
     let (cost, second_book) = loop {
         story.call("bare/parrot").await.ok();
