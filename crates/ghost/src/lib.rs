@@ -23,6 +23,7 @@ mod settle;
 mod speech;
 mod surface;
 mod tap;
+mod trace;
 mod upstream;
 mod usage;
 mod worst_case;
@@ -50,6 +51,7 @@ use books::Books;
 use journal::Journal;
 use metrics::Metrics;
 use routes::Routes;
+use trace::Traces;
 use upstream::Upstreams;
 
 pub use admission::limits::{Limits, Rates};
@@ -76,6 +78,8 @@ pub enum StartError {
         "the usage journal in {folder} can't be opened; check that the folder can be written and the disk isn't full"
     )]
     Journal { folder: String, source: std::io::Error },
+    #[error("the address for traces (otlp_endpoint) can't be used: {0}")]
+    Traces(&'static str),
     #[error("provider \"{name}\": {problem}")]
     Provider { name: String, problem: &'static str },
 }
@@ -97,6 +101,8 @@ struct Inner {
     buffers: Buffers,
     calls: Arc<Semaphore>,
     metrics: Metrics,
+    /// None: nobody wants traces.
+    traces: Option<Traces>,
     tasks: TaskTracker,
     /// Set once: no new calls; what is open is cut after a while.
     stopping: CancellationToken,
@@ -113,10 +119,16 @@ impl Ghost {
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
         let book = Book::new(store.clone());
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
+        let traces = config.otlp_endpoint.as_ref().map(Traces::start).transpose()?;
         let calls = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
         let (journal_seen, leases) = (Arc::clone(&journal), admission.leases());
-        let seen =
-            metrics::State { upstreams: upstreams.clone(), journal: journal_seen, leases, calls: Arc::clone(&calls) };
+        let seen = metrics::State {
+            upstreams: upstreams.clone(),
+            journal: journal_seen,
+            leases,
+            calls: Arc::clone(&calls),
+            spans: traces.as_ref().map(Traces::counts),
+        };
         Ok(Self(Arc::new(Inner {
             clock,
             catalog: config.catalog,
@@ -130,6 +142,7 @@ impl Ghost {
             buffers: Buffers::default(),
             calls,
             metrics: Metrics::new(seen),
+            traces,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })))
@@ -156,6 +169,9 @@ impl Ghost {
             tracing::warn!("leased money couldn't be given back; the next start gives it back");
         }
         self.0.books.close().await;
+        if let Some(traces) = &self.0.traces {
+            traces.close().await;
+        }
     }
 }
 

@@ -124,19 +124,25 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         public_url: "https://molt.example".parse().unwrap(),
         monthly_cap_nanos: Nanos::dollars(50),
         limits: Limits { bot: Rates::NONE, user: Rates::NONE },
+        otlp_endpoint: None,
         practice_pace: Duration::ZERO,
     }
 }
 
 impl Rig {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// With a change to what the proxy is told.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let database = database().await;
         let upstream = Upstream::start().await;
         let (user, bot, key) = person(&database).await;
         let folder = std::env::temp_dir().join(format!("molt-ghost-{}", uuid::Uuid::new_v4()));
-        let ghost =
-            Ghost::start(config(&upstream.address.to_string(), folder.clone()), database.store.clone(), clock())
-                .unwrap();
+        let mut told = config(&upstream.address.to_string(), folder.clone());
+        change(&mut told);
+        let ghost = Ghost::start(told, database.store.clone(), clock()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let app = molt_ghost::router(ghost.clone());
