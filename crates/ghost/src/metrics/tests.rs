@@ -1,3 +1,6 @@
+//! What is counted, and under which names.
+//! Never: a figure read from anywhere but the page.
+
 use std::time::Duration;
 
 use molt_model::{Catalog, ModelFacts, Nanos, Price, PriceVersion};

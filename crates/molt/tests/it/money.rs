@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::journey::nanos_of;
 use crate::stack::Stack;
-use crate::stack::http::Ask;
+use crate::stack::http::{Ask, Client};
 use crate::stack::people::Person;
 use crate::stack::upstream::{NOTE, Upstream};
 
@@ -29,6 +29,7 @@ async fn the_bill_is_what_the_provider_reported_times_price_times_markup() {
     abort_in_the_middle(&stack, &person, &bot).await;
     by_program(&stack, &person).await;
     the_bill_equals(&stack, &person, &upstream).await;
+    so_do_the_figures_for_operators(&stack, &upstream).await;
     stack.finish().await;
 }
 
@@ -87,6 +88,20 @@ async fn the_bill_equals(stack: &Stack, person: &Person, upstream: &Upstream) {
     let sum = |of: fn(&crate::stack::upstream::Call) -> i64| upstream.calls().iter().map(of).sum::<i64>();
     assert_eq!(model["tokens_in"].as_i64(), Some(sum(|call| call.tokens_in)));
     assert_eq!(model["tokens_out"].as_i64(), Some(sum(|call| call.tokens_out)));
+}
+
+/// The page stands on the next port, and is a whole one.
+async fn so_do_the_figures_for_operators(stack: &Stack, upstream: &Upstream) {
+    let page = Client::new(stack.port + 1).send(Ask::new("get", "/metrics")).await;
+    let kind = page.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    assert!(page.status == 200 && kind.starts_with("application/openmetrics-text"), "{} {kind}", page.status);
+    let last = page.text.matches("# EOF").count() == 1 && page.text.ends_with("\n# EOF\n");
+    assert!(last && page.text.contains("\nmolt_loop_runs_total{loop=\"fleet\"} "), "{}", page.text);
+    let value = |line: &str| page.text.lines().find_map(|other| other.strip_prefix(line)?.trim().parse::<i64>().ok());
+    let labels = "provider=\"mine\",model=\"parrot\",surface=\"chat\"";
+    assert_eq!(value(&format!("molt_ghost_charged_nanos_total{{{labels}}}")), Some(upstream.nanos()), "{}", page.text);
+    let calls = i64::try_from(upstream.calls().len()).expect("few");
+    assert_eq!(value(&format!("molt_ghost_calls_total{{{labels},status=\"ok\"}}")), Some(calls), "{}", page.text);
 }
 
 #[tokio::test]
