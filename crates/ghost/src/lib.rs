@@ -52,7 +52,7 @@ use upstream::Upstreams;
 
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
-pub use serve::{Patient, Server};
+pub use serve::{Listeners, Server};
 pub use upstream::MasterKey;
 
 /// Calls in flight in one process; the next one is asked to come back in a moment. Bounds memory and open sockets.

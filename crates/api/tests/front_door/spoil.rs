@@ -44,6 +44,8 @@ pub(crate) struct There {
     pub(crate) conversation: String,
     pub(crate) checkout: String,
     pub(crate) somebody: String,
+    /// Of a program.
+    pub(crate) key: String,
 }
 
 pub(crate) fn described() -> Vec<Described> {
@@ -118,6 +120,7 @@ impl Described {
                 ("id", Some("bots" | "chat")) => there.bot.clone(),
                 ("id", Some("checkout")) => there.checkout.clone(),
                 ("id", Some("admin")) => there.somebody.clone(),
+                ("id", Some("keys")) => there.key.clone(),
                 ("cid", _) => there.conversation.clone(),
                 ("sid", _) => "weather".to_owned(),
                 other => panic!("{}: say here what a good {other:?} is", self.path),
@@ -144,6 +147,7 @@ impl Described {
         for (_, name, _) in self.parameters.iter().filter(|(place, ..)| place == "path") {
             let code = match (name.as_str(), self.path.split('/').nth(2)) {
                 ("id", Some("bots" | "chat")) => "bot_not_found",
+                ("id", Some("keys")) => there.key.clone(),
                 ("cid", _) => "conversation_not_found",
                 ("sid", _) => "unknown_skill",
                 ("id", Some("keys")) => "key_not_found",
