@@ -237,7 +237,8 @@ fn said(body: &[u8]) -> i64 {
         #[serde(borrow)]
         tool_calls: Option<&'a RawValue>,
     }
-    let answer: Answer<'_> = serde_json::from_slice(body).unwrap_or_default();
+    // Cut short by a wrong length, it can't be read, but it was given on: at most all of it was said.
+    let Ok(answer) = serde_json::from_slice::<Answer<'_>>(body) else { return estimate(body.len()) };
     let text = |value: &Value| value.as_str().map_or(0, str::len);
     let raw = |value: Option<&RawValue>| value.map_or(0, |raw| raw.get().len());
     let spoken = |Choice { message }: &Choice<'_>| {
