@@ -11,5 +11,6 @@ mod prices;
 mod stack;
 mod startup;
 mod stop;
+mod storm;
 mod tidy;
 mod wrong_input;
