@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
@@ -27,6 +27,8 @@ pub(crate) struct Buffers(Arc<AtomicUsize>);
 /// A body, and the room that it takes.
 pub(crate) struct Buffered {
     pub(crate) bytes: Bytes,
+    /// How long its caller took to send it.
+    pub(crate) waited: Duration,
     _room: Room,
 }
 
@@ -62,11 +64,12 @@ where
     if said.is_some_and(|said| said > BODY_BYTES_MAX) {
         return Err(too_large());
     }
-    let room = Room { buffers: buffers.clone(), bytes: 0 };
-    tokio::time::timeout(BODY_TIME_MAX, collect(room, body)).await.map_err(|_elapsed| {
+    let (room, began) = (Room { buffers: buffers.clone(), bytes: 0 }, Instant::now());
+    let read = tokio::time::timeout(BODY_TIME_MAX, collect(room, body)).await.map_err(|_elapsed| {
         let message = "The body didn't arrive in time.";
         Refusal::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "body_too_slow", message)
-    })?
+    })?;
+    read.map(|body| Buffered { waited: began.elapsed(), ..body })
 }
 
 async fn collect<B: Body<Data = Bytes> + Unpin>(mut room: Room, mut body: B) -> Result<Buffered, Refusal> {
@@ -92,7 +95,7 @@ async fn collect<B: Body<Data = Bytes> + Unpin>(mut room: Room, mut body: B) -> 
         read.extend_from_slice(&data);
     }
     let bytes = if read.is_empty() { only } else { read.freeze() };
-    Ok(Buffered { bytes, _room: room })
+    Ok(Buffered { bytes, waited: Duration::ZERO, _room: room })
 }
 
 fn too_large() -> Refusal {

@@ -49,6 +49,7 @@ where
         _ => Err(wrong_method(surface)),
     };
     answered.unwrap_or_else(|refusal| {
+        inner.metrics.refused(surface, refusal.code, "error");
         refusal.response(surface.map_or(Style::OpenAi, Surface::style)).map(AnswerBody::whole)
     })
 }
@@ -135,11 +136,14 @@ where
         Err(Declined::Notice(why)) => {
             let text = why.text(&inner.public_url);
             let said = notice(&text, surface, &asked, RequestId::random(), inner.clock.now());
-            return said.map(|said| noticed(&said)).ok_or_else(|| why.refusal());
+            let refusal = why.refusal();
+            let Some(said) = said else { return Err(refusal) };
+            inner.metrics.refused(Some(surface), refusal.code, "notice");
+            return Ok(noticed(&said));
         }
     };
     let granted = Granted { reservation, place, permit: inner.permit()? };
-    let routes = targets.iter().map(|target| inner.routes.of(&catalog, surface, target)).collect();
+    let routes = targets.iter().map(|target| inner.routes.of(&catalog, surface, target, &inner.metrics)).collect();
     let known = (worst.input_tokens_estimate, surface.is_free());
     let call = OpenCall::open(inner, headers, granted, routes, known, started).map_err(|error| {
         let error = &error as &dyn std::error::Error;
@@ -156,7 +160,7 @@ where
         call,
         traceparent: headers.get("traceparent").cloned(),
         switches: Origin::switches(headers),
-        _body: body,
+        body,
     };
     Outliving::new(exchange.run(), inner.tasks.clone()).await
 }
@@ -196,14 +200,16 @@ struct Exchange {
     traceparent: Option<HeaderValue>,
     /// Of the caller's: only switches of the provider's API.
     switches: HeaderMap,
-    _body: Buffered,
+    /// Held as long as the call may be sent again.
+    body: Buffered,
 }
 
 impl Exchange {
     async fn run(self) -> Result<Response<AnswerBody>, Refusal> {
-        let Self { surface, bodies, strip_usage, mut call, traceparent, switches, _body } = self;
+        let Self { surface, bodies, strip_usage, mut call, traceparent, switches, body } = self;
         let candidates: Vec<_> =
             bodies.iter().map(|(provider, body)| Candidate { provider, body: body.clone() }).collect();
+        call.goes_out(body.waited);
         let origin = Origin { request_id: call.id, traceparent: traceparent.as_ref(), headers: &switches };
         let sent = call.inner.upstreams.send(surface, &candidates, &origin, &call.departure()).await;
         let (chosen, reply) = match sent {

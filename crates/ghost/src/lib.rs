@@ -12,6 +12,7 @@ mod config;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod journal;
+mod metrics;
 mod outlive;
 mod practice;
 mod relay;
@@ -47,6 +48,7 @@ use body::Buffers;
 use book::Book;
 use books::Books;
 use journal::Journal;
+use metrics::Metrics;
 use routes::Routes;
 use upstream::Upstreams;
 
@@ -94,6 +96,7 @@ struct Inner {
     book: Book,
     buffers: Buffers,
     calls: Arc<Semaphore>,
+    metrics: Metrics,
     tasks: TaskTracker,
     /// Set once: no new calls; what is open is cut after a while.
     stopping: CancellationToken,
@@ -110,6 +113,10 @@ impl Ghost {
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
         let book = Book::new(store.clone());
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
+        let calls = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
+        let (journal_seen, leases) = (Arc::clone(&journal), admission.leases());
+        let seen =
+            metrics::State { upstreams: upstreams.clone(), journal: journal_seen, leases, calls: Arc::clone(&calls) };
         Ok(Self(Arc::new(Inner {
             clock,
             catalog: config.catalog,
@@ -121,10 +128,17 @@ impl Ghost {
             routes: Routes::default(),
             book,
             buffers: Buffers::default(),
-            calls: Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX)),
+            calls,
+            metrics: Metrics::new(seen),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })))
+    }
+
+    /// All that is counted, in OpenMetrics' words, without the mark at the end.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.0.metrics.text()
     }
 
     /// Lets open calls end, then the books be written, each for a bounded time. New calls are refused from now on.

@@ -18,6 +18,8 @@ use crate::Inner;
 use crate::admission::limits::Place;
 use crate::admission::purse::Reservation;
 use crate::journal::{AdmittedCall, Outcome, Route, Slot};
+use crate::metrics::{Ended, Series};
+use crate::routes::Known;
 use crate::upstream::Departure;
 
 /// The guard of one call.
@@ -29,6 +31,8 @@ pub(crate) struct OpenCall {
     place: Place,
     /// The models that may answer, first choice first, and which of them does.
     routes: Vec<Arc<Route>>,
+    /// What is counted of each of them.
+    series: Vec<Arc<Series>>,
     answers: usize,
     input_tokens_estimate: i64,
     started: Instant,
@@ -63,11 +67,12 @@ impl OpenCall {
         inner: &Arc<Inner>,
         headers: &HeaderMap,
         granted: Granted,
-        routes: Vec<Arc<Route>>,
+        routes: Vec<Known>,
         (input_tokens_estimate, is_free): (i64, bool),
         started: Instant,
     ) -> io::Result<Self> {
         let Granted { reservation, place, permit } = granted;
+        let (routes, series): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
         let id = RequestId::random();
         let entry = reservation.entry();
         let call = AdmittedCall {
@@ -90,6 +95,7 @@ impl OpenCall {
             record,
             place,
             routes,
+            series,
             answers: 0,
             input_tokens_estimate,
             started,
@@ -117,10 +123,21 @@ impl OpenCall {
         Notes { slot: self.record.as_ref().map(|(slot, _)| slot), route: AtomicUsize::new(0) }
     }
 
+    /// The call goes out now. `waited`: for the caller's own bytes.
+    pub(crate) fn goes_out(&self, waited: Duration) {
+        self.series[0].left(self.started.elapsed().saturating_sub(waited));
+    }
+
     /// The answer has begun, and comes from this model of the list.
     pub(crate) fn answered_by(&mut self, route: usize) {
         self.answers = route;
-        self.first_byte = Some(self.started.elapsed());
+        let first_byte = self.started.elapsed();
+        self.first_byte = Some(first_byte);
+        self.series[route].answered(first_byte, route > 0);
+        if self.record.is_none() {
+            // A free call, which nobody settles.
+            self.series[route].ended(Ended::Whole);
+        }
     }
 
     /// How much of the answer there is, as far as it can be told. Before these bytes are given on.
@@ -151,6 +168,7 @@ impl OpenCall {
             cost = cost.min(reservation.amount());
         }
         let charge = reservation.settle(cost);
+        let duration = self.started.elapsed();
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         slot.settle(&Outcome {
             route: self.answers,
@@ -159,8 +177,10 @@ impl OpenCall {
             operator: charge.operator,
             estimate,
             first_byte_ms: self.first_byte.map(millis),
-            duration_ms: millis(self.started.elapsed()),
+            duration_ms: millis(duration),
         });
+        let ended = estimate.map_or(Ended::Whole, Ended::Estimated);
+        self.series[self.answers].settled(ended, &usage, charge, duration);
         self.inner.admission.correct(&mut self.place, usage.input.saturating_add(usage.output));
     }
 
@@ -169,6 +189,7 @@ impl OpenCall {
         if let Some((slot, _reservation)) = self.record.take() {
             slot.void();
         }
+        self.series[0].ended(Ended::Unanswered);
     }
 
     fn estimated(&self) -> TokenUsage {

@@ -12,6 +12,7 @@ use axum::Router;
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use http::StatusCode;
+use molt_ghost::Ghost;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ use crate::tasks::Tasks;
 
 /// Live streams and chats never end by themselves; whoever is cut comes back and goes on.
 const GRACE: Duration = Duration::from_millis(500);
+/// What Prometheus asks for and understands; its older form has no word for the end of a page.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Takes the port, or says in a sentence who could help. `option` is the setting's name on the command line or in the file.
 pub async fn bind(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
@@ -69,12 +72,17 @@ pub fn serve(listener: TcpListener, router: Router, stopping: CancellationToken)
     })
 }
 
-/// `/metrics` in Prometheus' words, for this machine's operator; and health, for roles without a front door.
-pub fn operator_router(tasks: Tasks, ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>) -> Router {
+/// `/metrics` in OpenMetrics' words, for this machine's operator; and health, for roles without a front door.
+pub fn operator_router(
+    tasks: Tasks,
+    ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    ghost: Option<Ghost>,
+) -> Router {
     let readiness = ready.clone();
     let metrics = move || {
-        let text = metrics(&tasks, ready().is_empty());
-        async move { ([("content-type", "text/plain; version=0.0.4")], text) }
+        let proxy = ghost.as_ref().map(Ghost::metrics).unwrap_or_default();
+        let text = metrics(&tasks, ready().is_empty()) + &proxy + "# EOF\n";
+        async move { ([("content-type", OPEN_METRICS)], text) }
     };
     let ready = move || {
         let waiting_for = readiness();
@@ -92,17 +100,18 @@ fn metrics(tasks: &Tasks, ready: bool) -> String {
     let statuses = tasks.statuses();
     let mut family = |name: &str, kind: &str, help: &str, values: Vec<(String, f64)>| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        let suffix = if kind == "counter" { "_total" } else { "" };
         for (labels, value) in values {
-            let _ = writeln!(text, "{name}{labels} {value}");
+            let _ = writeln!(text, "{name}{suffix}{labels} {value}");
         }
     };
     let of_loops = |value: &dyn Fn(&crate::tasks::Status) -> u64| {
         statuses.iter().map(|(name, status)| (format!("{{loop=\"{name}\"}}"), value(status) as f64)).collect::<Vec<_>>()
     };
-    family("molt_loop_runs_total", "counter", "Rounds of a loop.", of_loops(&|status| status.runs));
-    family("molt_loop_failures_total", "counter", "Rounds that failed.", of_loops(&|status| status.failures));
-    family("molt_loop_panics_total", "counter", "Rounds that panicked.", of_loops(&|status| status.panics));
-    family("molt_loop_handled_total", "counter", "Things a loop handled.", of_loops(&|status| status.handled));
+    family("molt_loop_runs", "counter", "Rounds of a loop.", of_loops(&|status| status.runs));
+    family("molt_loop_failures", "counter", "Rounds that failed.", of_loops(&|status| status.failures));
+    family("molt_loop_panics", "counter", "Rounds that panicked.", of_loops(&|status| status.panics));
+    family("molt_loop_handled", "counter", "Things a loop handled.", of_loops(&|status| status.handled));
     let last = |status: &crate::tasks::Status| status.last_duration_ms;
     family("molt_loop_last_duration_ms", "gauge", "How long the last round took.", of_loops(&last));
     family("molt_ready", "gauge", "Whether all parts are ready.", vec![(String::new(), f64::from(u8::from(ready)))]);

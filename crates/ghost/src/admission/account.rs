@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::limits::Meter;
 use super::purse::{Demand, Purse};
+use super::tally::LeaseTally;
 
 /// After an exchange that wasn't answered.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -38,6 +39,7 @@ pub(crate) struct Bank {
     /// The database released this holder: it may spend nothing any more.
     pub(crate) lost: AtomicBool,
     pub(crate) runtime: Handle,
+    pub(crate) leases: Arc<LeaseTally>,
 }
 
 /// One person's purses and meters.
@@ -276,6 +278,7 @@ impl Account {
             match self.tried(&exchange).await {
                 // An earlier exchange, or one that only gives back: who waits is asked for in the next round.
                 Tried::Answered(answers) => {
+                    self.bank.leases.answered(&answers);
                     self.answered(&exchange, &answers);
                     if begun.covers {
                         self.end_round(begun.number, true);
@@ -283,10 +286,12 @@ impl Account {
                     pause = RETRY_FIRST;
                 }
                 Tried::Refused(constraint) => {
+                    self.bank.leases.refused();
                     self.refused(&exchange, &constraint);
                     self.end_round(begun.number, false);
                 }
                 Tried::Unknown => {
+                    self.bank.leases.unanswered();
                     self.end_round(begun.number, false);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);

@@ -7,6 +7,7 @@ pub(crate) mod limits;
 pub(crate) mod notice;
 pub(crate) mod purse;
 mod table;
+pub(crate) mod tally;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +31,7 @@ use limits::{Limits, Meter, Place};
 use notice::{Capped, Notice, Reason};
 use purse::{Purse, Reservation, free_of_all, take_all};
 use table::{Hash, Loaded, Loading, Table, TooManyStrangers};
+use tally::LeaseTally;
 
 /// Keys are looked up so many at a time; the rest of the connections are for the books.
 const LOADS_AT_ONCE_MAX: usize = 4;
@@ -147,8 +149,8 @@ impl Admission {
     ) -> Self {
         let runtime = Handle::current();
         let wakeups = store.wakeups().subscribe();
-        let bank =
-            Bank { holder, tick: AtomicU64::new(FIRST_TICK), lost: AtomicBool::new(false), runtime: runtime.clone() };
+        let (tick, lost) = (AtomicU64::new(FIRST_TICK), AtomicBool::new(false));
+        let bank = Bank { holder, tick, lost, runtime: runtime.clone(), leases: Arc::default() };
         let inner = Arc::new(Inner {
             store,
             clock,
@@ -162,6 +164,11 @@ impl Admission {
         });
         runtime.spawn(follow(Arc::downgrade(&inner), wakeups));
         Self(inner)
+    }
+
+    /// What was leased so far.
+    pub(crate) fn leases(&self) -> Arc<LeaseTally> {
+        Arc::clone(&self.0.bank.leases)
     }
 
     /// What the key opens. In the steady state no more than a look into a table.

@@ -94,6 +94,17 @@ pub(crate) struct Batch {
     pub(crate) places: Vec<Place>,
 }
 
+/// How full a journal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// On the disk.
+    pub(crate) bytes: u64,
+    /// Calls that are settled and not booked.
+    pub(crate) unbooked: u64,
+    /// Calls that the books refused.
+    pub(crate) set_aside: u64,
+}
+
 /// Where a settled call stands.
 pub(crate) struct Place {
     segment: Arc<Segment>,
@@ -159,6 +170,15 @@ impl Journal {
     /// Calls that are settled and not booked.
     pub(crate) fn waiting(&self) -> usize {
         self.shared.signals.waiting()
+    }
+
+    /// How full it is.
+    pub(crate) fn size(&self) -> Size {
+        let state = self.shared.state();
+        let files = state.segments.len() + usize::from(state.spare.is_some());
+        let aside = state.segments.values().map(|listed| listed.facts.aside.load(Ordering::Relaxed));
+        let set_aside = aside.sum::<usize>() as u64;
+        Size { bytes: (files * self.shared.bounds.bytes) as u64, unbooked: self.waiting() as u64, set_aside }
     }
 
     /// Settled calls for the books, at most so many. Oldest files first.

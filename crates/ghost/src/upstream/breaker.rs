@@ -51,7 +51,7 @@ impl Breaker {
         Ok(Pass { breaker: self, probe, told: false })
     }
 
-    #[cfg(test)]
+    /// It is left alone, or one call is finding out.
     pub(super) fn is_open(&self) -> bool {
         !matches!(*self.lock(), State::Closed { .. })
     }

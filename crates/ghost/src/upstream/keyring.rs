@@ -81,6 +81,16 @@ pub(super) struct AllRest {
     pub(super) busy: bool,
 }
 
+/// How the keys of a provider stand. Where it wants none, there is one without a secret.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) ready: usize,
+    /// Resting, as the provider refused them.
+    pub(crate) refused: usize,
+    /// Resting, as the provider took no more calls under them.
+    pub(crate) busy: usize,
+}
+
 impl Keyring {
     /// No keys: a provider that wants none.
     pub(super) fn new(keys: Vec<MasterKey>) -> Result<Self, &'static str> {
@@ -168,6 +178,19 @@ impl Keyring {
         if chosen.marked {
             self.with(chosen, |key| (key.refusals, key.doubts) = (0, 0));
         }
+    }
+
+    /// How many may be used and how many rest.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let mut standing = Standing::default();
+        for key in &self.lock().keys {
+            match key.rest.filter(|rest| rest.until > now) {
+                None => standing.ready += 1,
+                Some(Rest { busy: true, .. }) => standing.busy += 1,
+                Some(Rest { busy: false, .. }) => standing.refused += 1,
+            }
+        }
+        standing
     }
 
     /// The text without any of the keys.

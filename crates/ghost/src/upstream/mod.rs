@@ -13,6 +13,7 @@ mod keyring;
 mod pool;
 mod provider;
 mod scrub;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -38,6 +39,7 @@ use watch::KeyFile;
 
 pub(crate) use head::Origin;
 pub use keyring::MasterKey;
+pub(crate) use tally::Health;
 
 /// One provider that may answer a call, and the body in its words. The first choice comes first.
 pub(crate) struct Candidate<'a> {
@@ -156,6 +158,14 @@ impl Upstreams {
         keyring::check(&keys)?;
         self.0.wire(provider).ok_or("there is no such provider")?.keys.set(keys);
         Ok(())
+    }
+
+    /// How each provider on the network does, in the order of their names.
+    pub(crate) fn health(&self) -> Vec<Health> {
+        let now = Instant::now();
+        let mut all: Vec<Health> = self.0.wired().map(|provider| provider.health(now)).collect();
+        all.sort_by(|a, b| a.provider.cmp(&b.provider));
+        all
     }
 
     /// Sends the call to the first candidate that answers: its place in the list, and the answer's beginning. Nothing of

@@ -15,6 +15,7 @@ use super::head::{self, Head, Origin, Presented};
 use super::keyring::{AllRest, Chosen, Keyring};
 use super::pool::Pool;
 use super::scrub::{self, Trouble};
+use super::tally::Tally;
 use super::{Departure, Reply, ReplyBody};
 use crate::answer::Refusal;
 use crate::config::{ProviderConfig, ProviderKind};
@@ -40,6 +41,7 @@ pub(super) struct Provider {
     pub(super) keys: Keyring,
     pub(super) breaker: Breaker,
     pub(super) pool: Arc<Pool>,
+    pub(super) tally: Tally,
 }
 
 /// What of a request's head is the same for every call of a surface.
@@ -125,7 +127,8 @@ impl Provider {
         };
         let openings = Surface::ALL.into_iter().filter_map(opening).collect();
         let (breaker, pool) = (Breaker::default(), Arc::default());
-        Ok(Self { name: given.name.clone(), kind: given.kind, address, openings, keys, breaker, pool })
+        let (name, kind, tally) = (given.name.clone(), given.kind, Tally::default());
+        Ok(Self { name, kind, address, openings, keys, breaker, pool, tally })
     }
 
     /// An error names the surfaces that there are.
@@ -162,11 +165,15 @@ impl Provider {
                     }
                     Err(trouble) => {
                         departure.returned();
+                        self.tally.failed(&trouble);
                         self.tell(&key, &trouble);
                         tries.after(trouble, key.number, patience, Instant::now())
                     }
                 },
             };
+            if !matches!(step, Step::Fail(_)) {
+                self.tally.retried();
+            }
             match step {
                 Step::OtherKey => {}
                 Step::Again(pause) => tokio::time::sleep(pause).await,
@@ -220,8 +227,13 @@ impl Provider {
         loop {
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
-                None => self.address.connect().await.map_err(|error| self.unreachable(&error))?,
+                None => {
+                    let opened = self.address.connect().await.map_err(|error| self.unreachable(&error))?;
+                    self.tally.connected();
+                    opened
+                }
             };
+            self.tally.leaves();
             departure.leaves().map_err(|_| Trouble::Here)?;
             let answered = tokio::time::timeout(FIRST_BYTE_TIMEOUT, exchange(&mut connection, &head, body)).await;
             match answered {

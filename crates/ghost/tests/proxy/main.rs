@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it can't go on")]
 
 mod kill;
+mod observed;
 mod rig;
 mod upstream;
 
