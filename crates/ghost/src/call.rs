@@ -11,7 +11,7 @@ use molt_model::{Catalog, RequestId, Target};
 use serde_json::json;
 
 use crate::Inner;
-use crate::admission::Declined;
+use crate::admission::{Declined, KeyEntry};
 use crate::answer::{Notice, Refusal, notice};
 use crate::body::{Buffered, read};
 use crate::outlive::Outliving;
@@ -154,9 +154,10 @@ where
         bodies: bodies.collect(),
         strip_usage: asked.stream && !asked.usage_asked,
         call,
+        entry,
         traceparent: headers.get("traceparent").cloned(),
         switches: Origin::switches(headers),
-        _body: body,
+        body,
     };
     Outliving::new(exchange.run(), inner.tasks.clone()).await
 }
@@ -193,15 +194,17 @@ struct Exchange {
     bodies: Vec<(String, Bytes)>,
     strip_usage: bool,
     call: OpenCall,
+    entry: Arc<KeyEntry>,
     traceparent: Option<HeaderValue>,
     /// Of the caller's: only switches of the provider's API.
     switches: HeaderMap,
-    _body: Buffered,
+    /// As the caller sent it.
+    body: Buffered,
 }
 
 impl Exchange {
     async fn run(self) -> Result<Response<AnswerBody>, Refusal> {
-        let Self { surface, bodies, strip_usage, mut call, traceparent, switches, _body } = self;
+        let Self { surface, bodies, strip_usage, mut call, entry, traceparent, switches, body } = self;
         let candidates: Vec<_> =
             bodies.iter().map(|(provider, body)| Candidate { provider, body: body.clone() }).collect();
         let origin = Origin { request_id: call.id, traceparent: traceparent.as_ref(), headers: &switches };
@@ -214,6 +217,9 @@ impl Exchange {
             }
         };
         call.answered_by(chosen);
+        if let Some(watch) = &call.inner.watch {
+            watch.answered(&entry, surface, &body.bytes);
+        }
         let id = HeaderValue::from_str(&call.id.to_string()).expect("a UUID is plain ASCII");
         let mut response = answer_of(reply, surface, strip_usage, call).await;
         let marked =

@@ -24,6 +24,7 @@ mod surface;
 mod tap;
 mod upstream;
 mod usage;
+mod watch;
 mod worst_case;
 
 use std::sync::Arc;
@@ -49,6 +50,7 @@ use books::Books;
 use journal::Journal;
 use routes::Routes;
 use upstream::Upstreams;
+use watch::Watch;
 
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
@@ -88,6 +90,8 @@ struct Inner {
     upstreams: Upstreams,
     public_url: Url,
     admission: Admission,
+    /// None: nobody wants it.
+    watch: Option<Arc<Watch>>,
     journal: Arc<Journal>,
     books: Books,
     routes: Routes,
@@ -109,6 +113,7 @@ impl Ghost {
         let books = Books::start(store.clone(), Arc::clone(&clock), Arc::clone(&journal), recovered);
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
         let book = Book::new(store.clone());
+        let watch = config.watch.then(|| Arc::new(Watch::new(store.clone(), Arc::clone(&clock))));
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
         Ok(Self(Arc::new(Inner {
             clock,
@@ -116,6 +121,7 @@ impl Ghost {
             upstreams,
             public_url: config.public_url,
             admission,
+            watch,
             journal,
             books,
             routes: Routes::default(),

@@ -6,6 +6,7 @@
 mod kill;
 mod rig;
 mod upstream;
+mod watch;
 
 use std::time::{Duration, Instant};
 
