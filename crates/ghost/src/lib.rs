@@ -25,6 +25,7 @@ mod surface;
 mod tap;
 mod upstream;
 mod usage;
+mod watch;
 mod worst_case;
 
 use std::sync::Arc;
@@ -51,6 +52,7 @@ use journal::Journal;
 use metrics::Metrics;
 use routes::Routes;
 use upstream::Upstreams;
+use watch::Watch;
 
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
@@ -90,6 +92,8 @@ struct Inner {
     upstreams: Upstreams,
     public_url: Url,
     admission: Admission,
+    /// None: nobody wants it.
+    watch: Option<Arc<Watch>>,
     journal: Arc<Journal>,
     books: Books,
     routes: Routes,
@@ -112,6 +116,7 @@ impl Ghost {
         let books = Books::start(store.clone(), Arc::clone(&clock), Arc::clone(&journal), recovered);
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
         let book = Book::new(store.clone());
+        let watch = config.watch.then(|| Arc::new(Watch::new(store.clone(), Arc::clone(&clock))));
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
         let calls = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
         let (journal_seen, leases) = (Arc::clone(&journal), admission.leases());
@@ -123,6 +128,7 @@ impl Ghost {
             upstreams,
             public_url: config.public_url,
             admission,
+            watch,
             journal,
             books,
             routes: Routes::default(),

@@ -164,6 +164,7 @@ fn start_ghost(
         public_url: config.public_url(bound),
         monthly_cap_nanos: config.monthly_cap,
         limits: config.limits,
+        watch: config.watch,
         practice_pace: config.practice_pace,
     };
     Ok(Ghost::start(ghost, store, clock)?)

@@ -24,6 +24,7 @@ import { EmptyChat } from './empty';
 import { Sidebar } from './sidebar';
 import type { TurnActions } from './turn';
 import { TurnList } from './turn-list';
+import { UnusualUse } from './unusual-use';
 
 /** Shorter breaks of the connection are not worth a word. */
 const OFFLINE_AFTER_MS = 2_000;
@@ -68,6 +69,7 @@ export function ChatPage({ bot }: { bot: Bot }) {
       <View className="flex-1" role="main">
         <Header bot={bot} conversation={conversation} panel={panel} onPanel={() => (desk ? setBeside(!beside) : setDrawer(!drawer))} />
         <Away bot={bot} link={view.link} />
+        <UnusualUse bot={bot} />
         <Talk key={conversation} bot={bot} conversation={conversation} view={view} drafts={drafts.current} />
       </View>
     </View>

@@ -7,6 +7,7 @@ mod kill;
 mod observed;
 mod rig;
 mod upstream;
+mod watch;
 
 use std::time::{Duration, Instant};
 
