@@ -147,7 +147,6 @@ impl Described {
         for (_, name, _) in self.parameters.iter().filter(|(place, ..)| place == "path") {
             let code = match (name.as_str(), self.path.split('/').nth(2)) {
                 ("id", Some("bots" | "chat")) => "bot_not_found",
-                ("id", Some("keys")) => there.key.clone(),
                 ("cid", _) => "conversation_not_found",
                 ("sid", _) => "unknown_skill",
                 ("id", Some("keys")) => "key_not_found",
