@@ -1,3 +1,6 @@
+//! The figures as an operator reads them.
+//! Never: a label that a caller chose.
+
 use std::time::Duration;
 
 use molt_model::{Catalog, ModelFacts, Nanos, Price, PriceVersion};

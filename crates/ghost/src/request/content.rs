@@ -190,7 +190,6 @@ mod tests {
             (r#"{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image"}]}]}]}"#, true),
             (r#"{"messages":[{"content":[{"cache_control":{"type":"ephemeral"},"type":"text"}]}]}"#, false),
             (r#"{"tools":[{"type":"function","x":{"type":"object","image_url":{}}}],"messages":[]}"#, false),
-            (r#"{"input":[{"type":"item_reference","id":"x"}]}"#, true),
             (r#"{"input":[{"type":"function_call","arguments":"{}"},{"type":"input_image"}]}"#, true),
             (r#"{"input":["image_url","type","image"]}"#, false),
             (r#"{"system":[{"type":"document"}]}"#, true),

@@ -1,3 +1,6 @@
+//! What is noticed, and what is left alone.
+//! Never: a case without its opposite beside it.
+
 use chrono::TimeDelta;
 use molt_model::{Caution, Time};
 use serde_json::{Value, json};
