@@ -3,6 +3,7 @@
 
 mod chat;
 mod crash;
+mod hostile;
 mod isolation;
 mod journey;
 mod live;

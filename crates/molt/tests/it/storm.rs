@@ -5,10 +5,10 @@
 mod books;
 mod callers;
 mod dice;
-mod people;
-mod plan;
+pub(crate) mod people;
+pub(crate) mod plan;
 mod postgres;
-mod provider;
+pub(crate) mod provider;
 pub(crate) mod proxies;
 
 use std::path::Path;
@@ -88,7 +88,7 @@ fn proves() -> bool {
 }
 
 /// No limits but money, and the storm's providers at the storm's prices.
-fn settings(provider: &Provider, keys: &Path, nowhere: u16) -> String {
+pub(crate) fn settings(provider: &Provider, keys: &Path, nowhere: u16) -> String {
     let none = "requests_per_minute = 0\ntokens_per_minute = 0\ncalls_at_once = 0\n";
     let mut text = format!("log = \"warn\"\n[limits.bot]\n{none}[limits.user]\n{none}");
     let address = |port: u16| format!("base_url = \"http://127.0.0.1:{port}/v1\"\n");

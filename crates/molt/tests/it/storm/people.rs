@@ -59,3 +59,17 @@ pub(super) async fn settle_in(database: &TestDatabase, people: u64, seed: u64) -
     }
     keys
 }
+
+/// The key of a program whose person has set no cap.
+pub(crate) async fn program(database: &TestDatabase) -> String {
+    let user = UserId::random();
+    let rows = format!(
+        "insert into molt.users (id, issuer, subject, email) values ('{user}', 'storm', '{user}', '{user}@example.com');
+         insert into molt.billing (user_id, provider, subscription_status) values ('{user}', 'local', 'active');"
+    );
+    database.execute(&rows).await;
+    let mut tx = database.store.system().await.expect("the database answers");
+    let (_, key) = tx.create_ghost_key(user, None, "program", None, chrono::Utc::now()).await.expect("a key");
+    tx.commit().await.expect("the database answers");
+    key.expose_secret().to_owned()
+}

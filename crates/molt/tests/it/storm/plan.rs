@@ -5,12 +5,12 @@
 use serde_json::{Value, json};
 
 /// Stands in every word of an answer and nowhere else, so that pieces can be counted in any stream.
-pub(super) const MARK: u8 = b'~';
+pub(crate) const MARK: u8 = b'~';
 /// More than any limit that a caller of the storm sets, less than what would empty a purse.
 const EXCESS_TOKENS: i64 = 5_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Surface {
+pub(crate) enum Surface {
     Chat,
     Responses,
     Messages,
@@ -18,7 +18,7 @@ pub(super) enum Surface {
 }
 
 impl Surface {
-    pub(super) const fn path(self) -> &'static str {
+    pub(crate) const fn path(self) -> &'static str {
         match self {
             Self::Chat => "/v1/chat/completions",
             Self::Responses => "/v1/responses",
@@ -27,13 +27,13 @@ impl Surface {
         }
     }
 
-    pub(super) fn of(path: &str) -> Option<Self> {
+    pub(crate) fn of(path: &str) -> Option<Self> {
         let all = [Self::Chat, Self::Responses, Self::Messages, Self::Embeddings];
         all.into_iter().find(|surface| path == surface.path())
     }
 
     /// What only a whole stream holds.
-    pub(super) const fn end_mark(self) -> &'static str {
+    pub(crate) const fn end_mark(self) -> &'static str {
         match self {
             Self::Chat | Self::Embeddings => "[DONE]",
             Self::Responses => "response.completed",
@@ -44,7 +44,7 @@ impl Surface {
 
 /// How the provider behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Plan {
+pub(crate) enum Plan {
     Good,
     /// A pause after each few words.
     Slow,
@@ -73,10 +73,14 @@ pub(super) enum Plan {
     Refuses,
     /// Reads the request and hangs up.
     Closes,
+    /// As many megabytes as there should be words, and not one end of a line.
+    Endless,
+    /// The size of a chunk is no number.
+    WrongChunk,
 }
 
 impl Plan {
-    pub(super) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Good,
         Self::Slow,
         Self::Stall,
@@ -92,9 +96,11 @@ impl Plan {
         Self::Busy,
         Self::Refuses,
         Self::Closes,
+        Self::Endless,
+        Self::WrongChunk,
     ];
 
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         format!("{self:?}")
     }
 
@@ -103,12 +109,12 @@ impl Plan {
     }
 
     /// No answer comes of it, so nothing may be charged.
-    pub(super) const fn is_refusal(self) -> bool {
+    pub(crate) const fn is_refusal(self) -> bool {
         matches!(self, Self::Fails | Self::Busy | Self::Refuses | Self::Closes)
     }
 
     /// Why the row isn't the provider's own figure; `None`: it is.
-    pub(super) const fn estimate(self) -> Option<&'static str> {
+    pub(crate) const fn estimate(self) -> Option<&'static str> {
         match self {
             Self::Silent => Some("hung_up"),
             Self::Cut => Some("provider_cut"),
@@ -120,29 +126,29 @@ impl Plan {
 
 /// What the caller's words say.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wish {
+pub(crate) struct Wish {
     /// The call's own number.
-    pub(super) marker: u64,
-    pub(super) plan: Plan,
+    pub(crate) marker: u64,
+    pub(crate) plan: Plan,
     /// Of the answer; each is a token and a piece.
-    pub(super) words: u64,
+    pub(crate) words: u64,
 }
 
 impl Wish {
     /// Long enough that no honest count of its tokens is above its bytes.
-    pub(super) fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         format!("storm {} {} {} {}", self.marker, self.plan.name(), self.words, ".".repeat(120))
     }
 
     /// The wish in a request's body.
-    pub(super) fn read(body: &str) -> Option<Self> {
+    pub(crate) fn read(body: &str) -> Option<Self> {
         let mut words = body[body.find("storm ")?..].split(' ').skip(1);
         let marker = words.next()?.parse().ok()?;
         Some(Self { marker, plan: Plan::named(words.next()?)?, words: words.next()?.parse().ok()? })
     }
 
     /// What the provider counts for it.
-    pub(super) fn count(self, surface: Surface) -> Count {
+    pub(crate) fn count(self, surface: Surface) -> Count {
         let marker = i64::try_from(self.marker).expect("a number of a call");
         let words = i64::try_from(self.words).expect("a few words");
         let input = 20 + marker % 100;
@@ -162,17 +168,17 @@ impl Wish {
 
 /// Tokens as the books name them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) input: i64,
-    pub(super) output: i64,
-    pub(super) cache_read: i64,
-    pub(super) cache_write: i64,
-    pub(super) reasoning: i64,
+pub(crate) struct Count {
+    pub(crate) input: i64,
+    pub(crate) output: i64,
+    pub(crate) cache_read: i64,
+    pub(crate) cache_write: i64,
+    pub(crate) reasoning: i64,
 }
 
 impl Count {
     /// As the provider of this surface words it.
-    pub(super) fn report(self, surface: Surface) -> Value {
+    pub(crate) fn report(self, surface: Surface) -> Value {
         let Self { input, output, cache_read, cache_write, reasoning } = self;
         match surface {
             Surface::Chat => json!({ "prompt_tokens": input, "completion_tokens": output,
@@ -188,7 +194,7 @@ impl Count {
     }
 
     /// Nano-dollars at these prices, 20 % on top, rounded down once.
-    pub(super) fn charge(self, model: &Model) -> i64 {
+    pub(crate) fn charge(self, model: &Model) -> i64 {
         let parts = [
             (self.input - self.cache_read - self.cache_write, model.input),
             (self.cache_read, model.cache_read),
@@ -203,8 +209,8 @@ impl Count {
 
 /// A model of the storm: nano-dollars per million tokens.
 #[derive(Debug)]
-pub(super) struct Model {
-    pub(super) id: &'static str,
+pub(crate) struct Model {
+    pub(crate) id: &'static str,
     input: i64,
     output: i64,
     cache_read: i64,
@@ -218,10 +224,10 @@ const fn spoken(id: &'static str) -> Model {
     Model { id, input, output, cache_read, cache_write: input, reasoning: 4_000_000_009 }
 }
 
-pub(super) const HONEST: Model = spoken("up/words");
-pub(super) const FLAKY: Model = spoken("flaky/words");
-pub(super) const AWAY: Model = spoken("away/words");
-pub(super) const CLAUDE: Model = Model {
+pub(crate) const HONEST: Model = spoken("up/words");
+pub(crate) const FLAKY: Model = spoken("flaky/words");
+pub(crate) const AWAY: Model = spoken("away/words");
+pub(crate) const CLAUDE: Model = Model {
     id: "claude/words",
     input: 3_000_000_001,
     output: 15_000_000_001,
@@ -229,7 +235,7 @@ pub(super) const CLAUDE: Model = Model {
     cache_write: 3_750_000_001,
     reasoning: 15_000_000_001,
 };
-pub(super) const EMBED: Model = Model {
+pub(crate) const EMBED: Model = Model {
     id: "up/embed",
     input: 130_000_001,
     output: 0,
@@ -240,7 +246,7 @@ pub(super) const EMBED: Model = Model {
 
 impl Model {
     /// Its table in `molt.toml`, below its provider's.
-    pub(super) fn settings(&self) -> String {
+    pub(crate) fn settings(&self) -> String {
         let (provider, name) = self.id.split_once('/').expect("provider/model");
         let usd = |nanos: i64| format!("\"{}.{:09}\"", nanos / 1_000_000_000, nanos % 1_000_000_000);
         format!(

@@ -20,19 +20,19 @@ const GARBAGE: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncont
 
 /// One request as it arrived.
 #[derive(Clone, Debug)]
-pub(super) struct Attempt {
-    pub(super) wish: Wish,
-    pub(super) count: Count,
+pub(crate) struct Attempt {
+    pub(crate) wish: Wish,
+    pub(crate) count: Count,
     /// It was answered with an error, or not at all.
-    pub(super) refused: bool,
+    pub(crate) refused: bool,
 }
 
 /// All that arrived, by the proxy's request id.
-pub(super) type Ledger = HashMap<Uuid, Vec<Attempt>>;
+pub(crate) type Ledger = HashMap<Uuid, Vec<Attempt>>;
 
 #[derive(Clone)]
-pub(super) struct Provider {
-    pub(super) port: u16,
+pub(crate) struct Provider {
+    pub(crate) port: u16,
     ledger: Arc<Mutex<Ledger>>,
     /// Answers that are being given.
     open: Arc<AtomicUsize>,
@@ -46,7 +46,7 @@ struct Request {
 }
 
 impl Provider {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let provider = Self { port, ledger: Arc::default(), open: Arc::default() };
@@ -60,12 +60,12 @@ impl Provider {
         provider
     }
 
-    pub(super) fn ledger(&self) -> Ledger {
+    pub(crate) fn ledger(&self) -> Ledger {
         self.ledger.lock().expect("no panic").clone()
     }
 
     /// Answers that the proxies still listen to.
-    pub(super) fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 
@@ -241,6 +241,14 @@ async fn streamed(stream: &mut TcpStream, request: &Request, plan: Plan) -> Opti
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.ok()?;
     say(stream, &script.opening).await?;
+    match plan {
+        Plan::Endless => return endless(stream, request.wish.words).await,
+        Plan::WrongChunk => {
+            stream.write_all(b"zz\r\ndata: {}\n\n\r\n").await.ok()?;
+            return None;
+        }
+        _ => {}
+    }
     let half = request.wish.words / 2;
     for word in 0..request.wish.words {
         if word == half {
@@ -269,6 +277,18 @@ async fn streamed(stream: &mut TcpStream, request: &Request, plan: Plan) -> Opti
     }
     say(stream, &script.end).await?;
     stream.write_all(format!("0\r\n\r\n{}", behind(plan)).as_bytes()).await.ok()
+}
+
+/// One event that never ends, until the connection does.
+async fn endless(stream: &mut TcpStream, megabytes: u64) -> Option<()> {
+    let mut megabyte = format!("{:x}\r\n", 1 << 20).into_bytes();
+    megabyte.resize(megabyte.len() + (1 << 20), b'a');
+    megabyte.extend_from_slice(b"\r\n");
+    stream.write_all(b"6\r\ndata: \r\n").await.ok()?;
+    for _ in 0..megabytes {
+        stream.write_all(&megabyte).await.ok()?;
+    }
+    None
 }
 
 /// Events, a chunk each, in one write.

@@ -53,6 +53,14 @@ impl Proxies {
         self.slots.iter().map(|slot| slot.port).collect()
     }
 
+    /// The most memory that this process ever had, in MiB.
+    pub(crate) fn peak_mib(&self, at: usize) -> u64 {
+        let id = self.slots[at].child.as_ref().expect("it runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel tells");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") / 1024
+    }
+
     pub(crate) fn kills(&self) -> Vec<Vec<Instant>> {
         self.slots.iter().map(|slot| slot.kills.clone()).collect()
     }
