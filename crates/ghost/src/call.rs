@@ -145,11 +145,19 @@ where
     let granted = Granted { reservation, place, permit: inner.permit()? };
     let routes = targets.iter().map(|target| inner.routes.of(&catalog, surface, target, &inner.metrics)).collect();
     let known = (worst.input_tokens_estimate, surface.is_free());
-    let call = OpenCall::open(inner, headers, granted, routes, known, started).map_err(|error| {
+    let mut call = OpenCall::open(inner, headers, granted, routes, known, started).map_err(|error| {
         let error = &error as &dyn std::error::Error;
         tracing::error!(error, "no call can go out: the usage journal can't be written");
         Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS)
     })?;
+    let traceparent = match &inner.traces {
+        None => headers.get("traceparent").cloned(),
+        Some(traces) => {
+            let (span, traceparent) = traces.begin(headers, surface, call.id, started.elapsed());
+            call.span = span.map(Box::new);
+            traceparent
+        }
+    };
     let bodies = targets
         .iter()
         .map(|target| (target.provider.to_owned(), request::outgoing(&body.bytes, &asked, target.model, output_limit)));
@@ -159,7 +167,7 @@ where
         strip_usage: asked.stream && !asked.usage_asked,
         call,
         entry,
-        traceparent: headers.get("traceparent").cloned(),
+        traceparent,
         switches: Origin::switches(headers),
         body,
     };
@@ -217,7 +225,7 @@ impl Exchange {
         let (chosen, reply) = match sent {
             Ok(sent) => sent,
             Err(refusal) => {
-                call.void();
+                call.refused(&refusal);
                 return Err(refusal);
             }
         };

@@ -23,6 +23,7 @@ mod settle;
 mod speech;
 mod surface;
 mod tap;
+mod trace;
 mod upstream;
 mod usage;
 mod watch;
@@ -51,6 +52,7 @@ use books::Books;
 use journal::Journal;
 use metrics::Metrics;
 use routes::Routes;
+use trace::Traces;
 use upstream::Upstreams;
 use watch::Watch;
 
@@ -78,6 +80,8 @@ pub enum StartError {
         "the usage journal in {folder} can't be opened; check that the folder can be written and the disk isn't full"
     )]
     Journal { folder: String, source: std::io::Error },
+    #[error("the address for traces (otlp_endpoint) can't be used: {0}")]
+    Traces(&'static str),
     #[error("provider \"{name}\": {problem}")]
     Provider { name: String, problem: &'static str },
 }
@@ -101,6 +105,8 @@ struct Inner {
     buffers: Buffers,
     calls: Arc<Semaphore>,
     metrics: Metrics,
+    /// None: nobody wants traces.
+    traces: Option<Traces>,
     tasks: TaskTracker,
     /// Set once: no new calls; what is open is cut after a while.
     stopping: CancellationToken,
@@ -118,10 +124,16 @@ impl Ghost {
         let book = Book::new(store.clone());
         let watch = config.watch.then(|| Arc::new(Watch::new(store.clone(), Arc::clone(&clock))));
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
+        let traces = config.otlp_endpoint.as_ref().map(Traces::start).transpose()?;
         let calls = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
         let (journal_seen, leases) = (Arc::clone(&journal), admission.leases());
-        let seen =
-            metrics::State { upstreams: upstreams.clone(), journal: journal_seen, leases, calls: Arc::clone(&calls) };
+        let seen = metrics::State {
+            upstreams: upstreams.clone(),
+            journal: journal_seen,
+            leases,
+            calls: Arc::clone(&calls),
+            spans: traces.as_ref().map(Traces::counts),
+        };
         Ok(Self(Arc::new(Inner {
             clock,
             catalog: config.catalog,
@@ -136,6 +148,7 @@ impl Ghost {
             buffers: Buffers::default(),
             calls,
             metrics: Metrics::new(seen),
+            traces,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })))
@@ -162,6 +175,9 @@ impl Ghost {
             tracing::warn!("leased money couldn't be given back; the next start gives it back");
         }
         self.0.books.close().await;
+        if let Some(traces) = &self.0.traces {
+            traces.close().await;
+        }
     }
 }
 

@@ -17,9 +17,11 @@ use uuid::Uuid;
 use crate::Inner;
 use crate::admission::limits::Place;
 use crate::admission::purse::Reservation;
+use crate::answer::Refusal;
 use crate::journal::{AdmittedCall, Outcome, Route, Slot};
 use crate::metrics::{Ended, Series};
 use crate::routes::Known;
+use crate::trace::{CallSpan, Settled};
 use crate::upstream::Departure;
 
 /// The guard of one call.
@@ -41,6 +43,8 @@ pub(crate) struct OpenCall {
     pieces: i64,
     /// What the provider reported before the end, for an estimate: Anthropic counts the input first.
     so_far: Option<TokenUsage>,
+    /// Taken when it ends.
+    pub(crate) span: Option<Box<CallSpan>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -102,6 +106,7 @@ impl OpenCall {
             first_byte: None,
             pieces: 0,
             so_far: None,
+            span: None,
             _permit: permit,
         })
     }
@@ -181,11 +186,23 @@ impl OpenCall {
         });
         let ended = estimate.map_or(Ended::Whole, Ended::Estimated);
         self.series[self.answers].settled(ended, &usage, charge, duration);
+        if let Some(span) = self.span.take() {
+            let (route, first_byte) = (&self.routes[self.answers], self.first_byte);
+            span.settled(&Settled { route, usage: &usage, estimate, charge, first_byte, duration });
+        }
         self.inner.admission.correct(&mut self.place, usage.input.saturating_add(usage.output));
     }
 
+    /// No provider took the call, and this is what its caller is told.
+    pub(crate) fn refused(&mut self, refusal: &Refusal) {
+        if let Some(span) = &mut self.span {
+            span.refused(refusal);
+        }
+        self.void();
+    }
+
     /// No provider took the call: nothing is charged and no row is written.
-    pub(crate) fn void(&mut self) {
+    fn void(&mut self) {
         if let Some((slot, _reservation)) = self.record.take() {
             slot.void();
         }
@@ -202,12 +219,18 @@ impl OpenCall {
 impl Drop for OpenCall {
     /// Whoever held it was dropped: the caller is gone, or the proxy stops.
     fn drop(&mut self) {
-        let Some((slot, _)) = &self.record else { return };
-        if !slot.has_left() {
-            return self.void();
+        let left = self.record.as_ref().map(|(slot, _)| slot.has_left());
+        match left {
+            Some(false) => self.void(),
+            Some(true) => {
+                let stopping = self.inner.stopping.is_cancelled();
+                self.settle(Err(if stopping { Estimate::ProxyRestarted } else { Estimate::HungUp }));
+            }
+            None => {}
         }
-        let stopping = self.inner.stopping.is_cancelled();
-        self.settle(Err(if stopping { Estimate::ProxyRestarted } else { Estimate::HungUp }));
+        if let Some(span) = self.span.take() {
+            span.ended(&self.routes[self.answers]);
+        }
     }
 }
 

@@ -165,6 +165,7 @@ fn start_ghost(
         monthly_cap_nanos: config.monthly_cap,
         limits: config.limits,
         watch: config.watch,
+        otlp_endpoint: config.otlp_endpoint.clone(),
         practice_pace: config.practice_pace,
     };
     Ok(Ghost::start(ghost, store, clock)?)

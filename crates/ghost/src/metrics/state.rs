@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
@@ -14,6 +15,7 @@ use tokio::sync::Semaphore;
 use crate::CALLS_AT_ONCE_MAX;
 use crate::admission::tally::LeaseTally;
 use crate::journal::Journal;
+use crate::trace::Counts;
 use crate::upstream::{Health, Upstreams};
 
 /// The parts of the proxy that are asked.
@@ -22,6 +24,8 @@ pub(crate) struct State {
     pub(crate) journal: Arc<Journal>,
     pub(crate) leases: Arc<LeaseTally>,
     pub(crate) calls: Arc<Semaphore>,
+    /// None: nobody wants traces.
+    pub(crate) spans: Option<Arc<Counts>>,
 }
 
 impl fmt::Debug for State {
@@ -55,7 +59,16 @@ impl Collector for State {
         ];
         page.each(Counter, "lease_exchanges", "Exchanges with the database about leased money", &exchanges)?;
         page.one(Counter, "leased_nanos", "Money leased of callers' caps, in nano-dollars", leases.granted)?;
-        page.one(Counter, "returned_nanos", "Leased money given back unspent, in nano-dollars", leases.returned)
+        page.one(Counter, "returned_nanos", "Leased money given back unspent, in nano-dollars", leases.returned)?;
+        let Some(spans) = &self.spans else { return Ok(()) };
+        let outcomes = [("ended", &spans.ended), ("sent", &spans.sent), ("failed", &spans.failed)];
+        let outcomes = outcomes.map(|(outcome, count)| ([("outcome", outcome)], count.load(Ordering::Relaxed)));
+        page.each(
+            Counter,
+            "spans",
+            "Spans of calls; ended and neither sent nor failed is under way or dropped",
+            &outcomes,
+        )
     }
 }
 

@@ -95,6 +95,22 @@ pub(super) fn opening(path: &str, authority: &str) -> String {
     )
 }
 
+/// The same where no models run; nothing of it is a caller's.
+pub(super) fn opening_of(path: &str, authority: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: {USER_AGENT}\r\nconnection: close\r\n")
+}
+
+/// A head with our own headers, and no others.
+pub(super) fn with_headers(opening: &str, headers: &HeaderMap, body_bytes: usize) -> Vec<u8> {
+    let mut head = opening.as_bytes().to_vec();
+    for (name, value) in headers.iter().filter(|(name, _)| **name != header::CONTENT_LENGTH) {
+        line(&mut head, name.as_str(), &[value.as_bytes()]);
+    }
+    line(&mut head, "content-length", &[body_bytes.to_string().as_bytes()]);
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
 fn line(head: &mut Vec<u8>, name: &str, value: &[&[u8]]) {
     head.extend_from_slice(name.as_bytes());
     head.extend_from_slice(b": ");

@@ -10,6 +10,7 @@ mod exchange;
 pub(crate) mod fuzzing;
 mod head;
 mod keyring;
+mod outpost;
 mod pool;
 mod provider;
 mod scrub;
@@ -39,6 +40,7 @@ use watch::KeyFile;
 
 pub(crate) use head::Origin;
 pub use keyring::MasterKey;
+pub(crate) use outpost::Outpost;
 pub(crate) use tally::Health;
 
 /// One provider that may answer a call, and the body in its words. The first choice comes first.

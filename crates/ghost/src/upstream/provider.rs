@@ -271,7 +271,7 @@ impl Provider {
 }
 
 /// An error's body as far as it goes.
-async fn beginning(body: &mut WireBody) -> Vec<u8> {
+pub(super) async fn beginning(body: &mut WireBody) -> Vec<u8> {
     let mut text = Vec::new();
     while let Some(Ok(data)) = std::future::poll_fn(|cx| body.poll_data(cx)).await {
         text.extend_from_slice(&data);

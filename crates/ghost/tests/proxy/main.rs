@@ -6,6 +6,7 @@
 mod kill;
 mod observed;
 mod rig;
+mod traces;
 mod upstream;
 mod watch;
 

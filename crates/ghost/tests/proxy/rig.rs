@@ -127,6 +127,7 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         monthly_cap_nanos: Nanos::dollars(50),
         limits: Limits { bot: Rates::NONE, user: Rates::NONE },
         watch: false,
+        otlp_endpoint: None,
         practice_pace: Duration::ZERO,
     }
 }
@@ -136,6 +137,7 @@ impl Rig {
         Self::start_with(|_| {}).await
     }
 
+    /// With a change to what the proxy is told.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let database = database().await;
         let upstream = Upstream::start().await;

@@ -17,6 +17,7 @@ pub(crate) const KEY: &str = "sk-master-0123456789";
 pub(crate) struct Received {
     pub(crate) body: Value,
     pub(crate) authorization: String,
+    pub(crate) traceparent: Option<String>,
 }
 
 #[derive(Clone)]
@@ -160,5 +161,6 @@ async fn read_request(stream: &mut TcpStream) -> Option<(String, Received)> {
     let path = head.split(' ').nth(1)?.to_owned();
     let body = serde_json::from_slice(&bytes[head_end..head_end + length]).ok()?;
     let authorization = headers.get("authorization").cloned().unwrap_or_default();
-    Some((path, Received { body, authorization }))
+    let traceparent = headers.get("traceparent").cloned();
+    Some((path, Received { body, authorization, traceparent }))
 }

@@ -29,7 +29,7 @@ pub async fn import(config: &Config, file: &Path) -> anyhow::Result<()> {
     let mut tx = store.system().await?;
     tx.lock_price_lists().await?;
     let earlier = list_in_force(&mut tx).await?;
-    let list = given.over(&earlier);
+    let list = given.clone().over(&earlier);
     let before = catalog(config, &mut tx, &earlier).await.ok();
     let after = catalog(config, &mut tx, &list).await.context("nothing was imported")?;
     print!("{}", difference(&earlier, &list, &given));
