@@ -1,3 +1,6 @@
+//! Tables of what is noticed and what is left alone, each a run of whole requests as a runtime sends them.
+//! Never: a step without a case right below it.
+
 use chrono::TimeDelta;
 use molt_model::{Caution, Time};
 use serde_json::{Value, json};

@@ -12,4 +12,5 @@ mod stack;
 mod startup;
 mod stop;
 mod tidy;
+mod watch;
 mod wrong_input;
