@@ -60,6 +60,7 @@ pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
 pub use serve::{Listeners, Server};
 pub use upstream::MasterKey;
+pub use watch::{Looked, Rounds};
 
 /// Calls in flight in one process; the next one is asked to come back in a moment. Bounds memory and open sockets.
 const CALLS_AT_ONCE_MAX: usize = 2_048;

@@ -20,6 +20,9 @@ insert into molt.bot_hours (bot_id, hour, calls, unasked, cost_nanos, unseen)
   select bot_id, date_trunc('hour', at, 'UTC'), count(*), count(*) filter (where run_id is null), sum(cost_nanos), false
   from molt.usage_logs where bot_id is not null and at > now() - interval '15 days' group by 1, 2;
 
+-- when somebody last wrote to a bot
+create index runs_bot on molt.runs (bot_id, created_at);
+
 create table molt.watches (
   bot_id text primary key references molt.bots on delete cascade,
   user_id uuid not null references molt.users on delete cascade,

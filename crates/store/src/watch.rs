@@ -28,6 +28,29 @@ pub struct Unusual {
     pub since: Time,
 }
 
+/// What a bot used in one hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Hour {
+    pub hour: Time,
+    pub calls: i64,
+    /// Of these, the ones that no message of a person's led to.
+    pub unasked: i64,
+    pub cost_nanos: i64,
+    /// It changed since somebody looked.
+    pub unseen: bool,
+}
+
+/// All that a judgement of a bot's use needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Use {
+    /// Hours with calls, oldest first.
+    pub hours: Vec<Hour>,
+    /// When somebody last wrote to the bot.
+    pub asked_at: Option<Time>,
+    /// When its owner last said that all is well.
+    pub resumed_at: Option<Time>,
+}
+
 #[derive(sqlx::FromRow)]
 struct Watched {
     user_id: Uuid,
@@ -123,6 +146,38 @@ impl SystemTx {
         Ok(Nanos(sqlx::query_scalar(sql).bind(bot.as_str()).bind(since).fetch_one(&mut *self.tx).await?))
     }
 
+    /// Bots with hours that nobody looked at, at most `limit`.
+    pub async fn bots_to_look_at(&mut self, limit: i64) -> Result<Vec<BotId>> {
+        let sql = "select distinct bot_id from molt.bot_hours where unseen order by bot_id limit $1";
+        let bots: Vec<String> = sqlx::query_scalar(sql).bind(limit).fetch_all(&mut *self.tx).await?;
+        bots.iter().map(|bot| bot.parse().map_err(unexpected)).collect()
+    }
+
+    /// What this bot used since then.
+    pub async fn use_of(&mut self, bot: &BotId, since: Time) -> Result<Use> {
+        let sql = "select hour, calls, unasked, cost_nanos, unseen from molt.bot_hours
+                   where bot_id = $1 and hour >= $2 order by hour";
+        let hours = sqlx::query_as(sql).bind(bot.as_str()).bind(since).fetch_all(&mut *self.tx).await?;
+        let sql = "select (select max(created_at) from molt.runs where bot_id = $1),
+                          (select resumed_at from molt.watches where bot_id = $1)";
+        let (asked_at, resumed_at) = sqlx::query_as(sql).bind(bot.as_str()).fetch_one(&mut *self.tx).await?;
+        Ok(Use { hours, asked_at, resumed_at })
+    }
+
+    /// These hours were looked at; one that grew meanwhile will be again.
+    pub async fn hours_are_seen(&mut self, bot: &BotId, hours: &[Hour]) -> Result<()> {
+        let sql = "update molt.bot_hours h set unseen = false
+                   from unnest($2::timestamptz[], $3::bigint[]) as s (hour, calls)
+                   where h.bot_id = $1 and h.unseen and h.hour = s.hour and h.calls = s.calls";
+        sqlx::query(sql)
+            .bind(bot.as_str())
+            .bind(hours.iter().map(|hour| hour.hour).collect::<Vec<Time>>())
+            .bind(hours.iter().map(|hour| hour.calls).collect::<Vec<i64>>())
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
     /// Bots whose newest sign is older than `quiet_since` go one step down, at most `limit` of them; a paused one stays. How
     /// many did. Safe to repeat: each step needs a quiet time of its own.
     pub async fn calm_down(&mut self, quiet_since: Time, limit: i64, now: Time) -> Result<u64> {
@@ -187,7 +242,8 @@ async fn resume(connection: &mut PgConnection, bot: &BotId, now: Time) -> Result
 }
 
 /// As people write it; a part of a cent counts as one.
-fn dollars(amount: Nanos) -> String {
+#[must_use]
+pub fn dollars(amount: Nanos) -> String {
     const NANOS_PER_CENT: i64 = 10_000_000;
     let cents = amount.0.max(0).saturating_add(NANOS_PER_CENT - 1) / NANOS_PER_CENT;
     format!("${}.{:02}", cents / 100, cents % 100)

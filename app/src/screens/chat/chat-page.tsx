@@ -78,7 +78,8 @@ export function ChatPage({ bot }: { bot: Bot }) {
 
 function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation: string; panel: boolean; onPanel: () => void }) {
   const listed = useConversations(bot.id).data?.items.find(({ id }) => id === conversation);
-  const dot = bot.status === 'running' ? 'bg-good' : bot.status === 'error' ? 'bg-bad' : 'bg-warn';
+  const paused = bot.status === 'running' && bot.unusual?.caution === 'paused';
+  const dot = paused ? 'bg-warn' : bot.status === 'running' ? 'bg-good' : bot.status === 'error' ? 'bg-bad' : 'bg-warn';
   return (
     <View className="flex-row items-center gap-2 border-b border-line px-2 py-1.5">
       <IconButton
@@ -95,7 +96,7 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
           </Heading>
           <View className={`h-2 w-2 rounded-full ${dot}`} aria-hidden />
           <Text size="xs" tone="muted" className="shrink-0" numberOfLines={1} testID="bot-status">
-            {bot.status === 'provisioning' ? 'starting' : bot.status === 'error' ? 'needs you' : bot.status}
+            {paused ? 'paused' : bot.status === 'provisioning' ? 'starting' : bot.status === 'error' ? 'needs you' : bot.status}
           </Text>
         </View>
         <Text size="xs" tone="muted" numberOfLines={1} testID="chat-title">

@@ -4,6 +4,8 @@
 mod alike;
 mod hash;
 mod loops;
+mod rounds;
+mod spending;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -19,6 +21,8 @@ use crate::admission::KeyEntry;
 use crate::surface::Surface;
 use alike::likeness;
 use loops::Lately;
+
+pub use rounds::{Looked, Rounds};
 
 /// Bots that are remembered at one time, some kilobytes each. Those of the last ten minutes; more are not looked at.
 const BOTS_MAX: usize = 4_096;

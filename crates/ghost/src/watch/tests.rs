@@ -1,5 +1,5 @@
-//! What is noticed, and what is left alone.
-//! Never: a case without its opposite beside it.
+//! Tables of what is noticed and what is left alone, each a run of whole requests as a runtime sends them.
+//! Never: a step without a case right below it.
 
 use chrono::TimeDelta;
 use molt_model::{Caution, Time};

@@ -1,12 +1,14 @@
 //! A bot that runs in circles, and one that only works hard, as the proxy sees them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
-use molt_model::Clock as _;
-use serde_json::json;
+use chrono::{TimeDelta, Timelike as _};
+use molt_ghost::{Looked, Rounds};
+use molt_model::{Clock as _, RunId};
+use serde_json::{Value, json};
 
-use crate::rig::{Answer, Rig};
+use crate::rig::{self, Answer, Call, Rig};
 
 async fn watched() -> Rig {
     Rig::start_with(|config| config.watch = true).await
@@ -111,4 +113,56 @@ async fn hard_work_and_what_no_provider_answered_is_left_alone() {
     }
     rig.caution_until("warned").await;
     assert_eq!(rig.count("select count(*) from molt.events where kind = 'bot.usage_unusual'").await, 1);
+}
+
+#[tokio::test]
+async fn an_hour_that_costs_far_more_than_usual_is_told_and_calms_down_by_itself() {
+    let rig = watched().await;
+    let rounds = Rounds::new(rig.database.store.clone(), Arc::new(rig.clock.clone()));
+    // Early in an hour, so that all of this happens in one.
+    let minute = i64::from(rig.clock.now().minute());
+    rig.clock.forward(TimeDelta::minutes(60 - minute));
+    let run = RunId::random();
+    rig.insert_run(run, "accepted").await;
+    let asked = format!("update molt.runs set created_at = '{}'", rig.clock.now().to_rfc3339());
+    rig.database.execute(&asked).await;
+    let asked = Call::post("/v1/chat/completions", rig::chat_body("up/ok", &json!({})));
+    let parent = format!("00-{}-00f067aa0ba902b7-01", run.0.simple());
+    rig.row(&rig.call(asked.header("traceparent", &parent)).await).await;
+    for _ in 0..3 {
+        rig.row(&rig.again().await).await;
+    }
+    let sums = "select row(sum(calls), sum(unasked), sum(cost_nanos))::text from molt.bot_hours";
+    let books =
+        "select row(count(*), count(*) filter (where run_id is null), sum(cost_nanos))::text from molt.usage_logs";
+    let counted = rig.database.text(sums).await.unwrap();
+    assert_eq!(Some(&counted), rig.database.text(books).await.as_ref());
+    assert!(counted.starts_with("(4,3,"), "{counted}");
+    let looked = Looked { bots: 1, ..Looked::default() };
+    assert_eq!(rounds.run_once().await.unwrap(), looked, "an ordinary hour");
+    assert_eq!(rounds.run_once().await.unwrap(), Looked::default(), "nothing new");
+
+    let costs = |dollars: i64| format!("update molt.bot_hours set cost_nanos = {dollars}000000000, unseen = true");
+    let noticed = Looked { noticed: 1, ..looked };
+    rig.database.execute(&costs(6)).await;
+    assert_eq!(rounds.run_once().await.unwrap(), noticed);
+    rig.database.execute(&costs(25)).await;
+    assert_eq!(rounds.run_once().await.unwrap(), looked, "somebody is there: told once, and not stopped");
+    rig.database.execute("update molt.runs set created_at = created_at - interval '1 day'").await;
+    rig.database.execute(&costs(12)).await;
+    assert_eq!((rounds.run_once().await.unwrap(), rounds.run_once().await.unwrap()), (noticed, Looked::default()));
+    rig.caution_until("slowed").await;
+    let mail = "select data from molt.outbox where template = 'bot-slowed'";
+    let mail: Value = serde_json::from_str(&rig.database.text(mail).await.unwrap()).unwrap();
+    assert_eq!(mail["spent"], "$12.00");
+    rig.clock.forward(TimeDelta::minutes(31));
+    assert_eq!(rounds.run_once().await.unwrap().calmed, 1);
+    rig.caution_until("warned").await;
+    assert_eq!(rounds.run_once().await.unwrap().calmed, 0, "each step takes its time");
+    rig.clock.forward(TimeDelta::minutes(31));
+    assert_eq!(rounds.run_once().await.unwrap().calmed, 1);
+    rig.caution_until("calm").await;
+    rig.clock.forward(TimeDelta::days(16));
+    rig.database.store.sweep(rig.clock.now()).await.unwrap();
+    assert_eq!(rig.count("select count(*) from molt.bot_hours").await, 0);
 }

@@ -14,4 +14,5 @@ mod startup;
 mod stop;
 mod storm;
 mod tidy;
+mod watch;
 mod wrong_input;
