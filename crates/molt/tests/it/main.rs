@@ -11,6 +11,7 @@ mod money;
 mod prices;
 mod stack;
 mod startup;
+mod stolen;
 mod stop;
 mod storm;
 mod tidy;

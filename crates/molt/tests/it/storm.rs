@@ -59,8 +59,8 @@ struct Storm {
     _folder: Folder,
 }
 
-/// Goes with its storm.
-struct Folder(std::path::PathBuf);
+/// Goes with its test.
+pub(crate) struct Folder(pub(crate) std::path::PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
