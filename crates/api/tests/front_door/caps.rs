@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::kit::{Door, Person, door};
 
-pub(crate) async fn program_key(door: &Door, person: &Person) -> (KeyId, String) {
+async fn program_key(door: &Door, person: &Person) -> (KeyId, String) {
     let mut tx = door.database.store.system().await.unwrap();
     let now = molt_model::Clock::now(&door.clock);
     let made = tx.create_ghost_key(person.id.parse().unwrap(), None, "laptop", Some(Nanos(7)), now).await.unwrap();

@@ -45,8 +45,6 @@ pub(crate) struct There {
     pub(crate) checkout: String,
     pub(crate) key: String,
     pub(crate) somebody: String,
-    /// Of a program.
-    pub(crate) key: String,
 }
 
 pub(crate) fn described() -> Vec<Described> {
@@ -122,7 +120,6 @@ impl Described {
                 ("id", Some("keys")) => there.key.clone(),
                 ("id", Some("checkout")) => there.checkout.clone(),
                 ("id", Some("admin")) => there.somebody.clone(),
-                ("id", Some("keys")) => there.key.clone(),
                 ("cid", _) => there.conversation.clone(),
                 ("sid", _) => "weather".to_owned(),
                 other => panic!("{}: say here what a good {other:?} is", self.path),

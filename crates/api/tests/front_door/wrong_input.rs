@@ -7,7 +7,6 @@ use http::header::AUTHORIZATION;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
-use crate::caps::program_key;
 use crate::kit::{Answer, Door, PASSWORD, Person, door};
 use crate::spoil::{Ask, Spoiled, There, described};
 use crate::strangers::{Operation, operations};
@@ -105,7 +104,6 @@ async fn furnished() -> (Door, Person, There) {
         conversation: made.json()["id"].as_str().unwrap().to_owned(),
         checkout: link["url"].as_str().unwrap().rsplit('/').next().unwrap().to_owned(),
         somebody: eve.id,
-        key: program_key(&door, &ann).await.0.to_string(),
         bot,
     };
     (door, ann, there)
