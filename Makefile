@@ -100,8 +100,17 @@ fuzz: ## random input for every parser of the proxy (SECONDS=… for each; 20)
 	fuzz/run $(SECONDS)
 
 .PHONY: bench
-bench: build ## how fast and how small: start, memory, model calls a second through Ghost Key
+bench: build release ## how fast and how small: start, memory, calls; then Ghost Key against nginx (docs/benchmarks.md)
 	node bench/run.mjs
+	node bench/gateway.mjs
+
+.PHONY: bench-proxy
+bench-proxy: release ## one proxy before the gateway rig's upstream: prints its address and a key
+	@node bench/proxy.mjs
+
+.PHONY: release
+release:
+	@cargo build --release --package molt --bin molt
 
 .PHONY: clean
 clean: ## remove what was built (not your data: that is `molt dev --reset`)

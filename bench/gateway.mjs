@@ -113,7 +113,9 @@ try {
   console.log(rig.stdout);
   const cold = Number(/cold start to first 200: (\d+) ms/.exec(rig.stdout)?.[1]);
   const tables = rig.stdout.replace(/cold start.*\n?/, '');
-  const text = page(JSON.parse(readFileSync(out, 'utf8')), tables, cold);
+  const result = JSON.parse(readFileSync(out, 'utf8'));
+  if (!(result.meta[NAME].idle_rss > 0) || !(cold > 0)) throw new Error('the proxy did not run; see the rig\'s log');
+  const text = page(result, tables, cold);
   writeFileSync(PAGE, text);
   console.log(text.slice(text.indexOf('| |'), text.indexOf('## What it ran on')));
 } finally {

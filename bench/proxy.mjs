@@ -25,11 +25,11 @@ monthly_cap_usd = "1000000"
 [limits.bot]
 requests_per_minute = 100000000
 tokens_per_minute = 1000000000000
-streams_at_once = 10000
+calls_at_once = 10000
 [limits.user]
 requests_per_minute = 100000000
 tokens_per_minute = 1000000000000
-streams_at_once = 10000
+calls_at_once = 10000
 [providers.up]
 kind = "openai"
 base_url = "http://127.0.0.1:${UP_PORT}/v1"
@@ -76,7 +76,7 @@ async function platform(folder, config, env) {
   const port = await freePort();
   const base = `http://127.0.0.1:${port}`;
   const options = ['--config', config, '--data-dir', join(folder, 'platform'), '--listen', `127.0.0.1:${port}`];
-  const beside = { ...env, MOLT_OPERATOR_LISTEN: '127.0.0.1:0', MOLT_RUNTIME__COMMAND: '["true"]' };
+  const beside = { ...env, MOLT_OPERATOR_LISTEN: '127.0.0.1:0', MOLT_RUNTIME__COMMAND: '["true"]', MOLT_RUNTIME__CELL: '/bin/true' };
   const child = spawn('taskset', ['-c', LOAD_CORE, MOLT, 'dev', ...options], { env: beside, stdio: ['ignore', 'ignore', 'inherit'] });
   await ready(`${base}/readyz`, child, 'molt dev');
   const person = { email: 'bench@example.com', password: 'a long enough one', name: 'Bench' };
@@ -87,7 +87,8 @@ async function platform(folder, config, env) {
   const note = await readFile(join(folder, 'platform/postgres/cluster/postmaster.pid'), 'utf8');
   const [, , , socketPort, socketFolder] = note.split('\n');
   const database = `postgres://molt_app@localhost:${socketPort}/molt?host=${encodeURIComponent(socketFolder)}`;
-  return { child, key: stdout.trim().split('\n').at(-1).trim(), database };
+  const seal = (await readFile(join(folder, 'platform/seal.key'), 'utf8')).trim();
+  return { child, seal, key: stdout.trim().split('\n').at(-1).trim(), database };
 }
 
 /** Everything but the proxy itself: `command` and `env` start it, `stop` ends and removes what was begun here. */
@@ -99,7 +100,7 @@ export async function prepare() {
   await writeFile(config, SETTINGS);
   await mkdir(join(folder, 'proxy'));
   const env = { ...process.env, DATABASE_URL: '', RIG_UPSTREAM_KEY: 'sk-master-of-the-rig' };
-  const { child, key, database } = await platform(folder, config, env);
+  const { child, seal, key, database } = await platform(folder, config, env);
   const command = [MOLT, 'proxy', '--config', config, '--data-dir', join(folder, 'proxy'), '--listen', `127.0.0.1:${PORT}`];
   const stop = async () => {
     if (child.exitCode === null) {
@@ -109,7 +110,7 @@ export async function prepare() {
     }
     await rm(folder, { recursive: true, force: true });
   };
-  const proxyEnv = { ...env, DATABASE_URL: database, MOLT_OPERATOR_LISTEN: '127.0.0.1:0' };
+  const proxyEnv = { ...env, DATABASE_URL: database, MOLT_SEAL_KEY: seal, MOLT_OPERATOR_LISTEN: '127.0.0.1:0' };
   return { command, env: proxyEnv, key, url: `http://127.0.0.1:${PORT}/v1/chat/completions`, model: 'up/gpt-4o-mini', stop };
 }
 

@@ -80,6 +80,7 @@ function newBot({ bot_name, vertical, timezone }) {
     settings,
     revision: 1,
     applied_revision: 0,
+    unusual: null,
     cap_usd: null,
   };
   world.bots.push(bot);
@@ -159,6 +160,13 @@ const knobs = {
       reason: value === 'stopped' ? 'The plan ended on 20 November. Start it again to go on.' : null,
     }),
     event('bot.changed', world.bots[0])
+  ),
+  unusual: (value) => (
+    Object.assign(world.bots[0], {
+      unusual:
+        value === 'none' ? null : { caution: value, reason: 'It sent the same request 24 times within ten minutes.', since: now() },
+    }),
+    event('bot.usage_unusual', world.bots[0])
   ),
   revise: () => ((world.bots[0].revision += 1), (world.bots[0].settings = { ...world.bots[0].settings, bot_name: 'Max' })),
 };
@@ -318,6 +326,7 @@ function botApi(req, res, path, body) {
   if (!noun && req.method === 'DELETE')
     return (world.bots.splice(world.bots.indexOf(bot), 1), event('bot.deleted', bot), res.writeHead(204).end());
   if (!noun) return json(res, 200, bot);
+  if (noun === 'resume') return (Object.assign(bot, { unusual: null }), event('bot.usage_unusual', bot), json(res, 200, bot));
   if (noun === 'restart') return (void start(bot), json(res, 202, {}));
   if (noun === 'chat-ticket') return json(res, 200, { ticket: 't', expires_at: later(30_000) });
   if (noun === 'conversations') {

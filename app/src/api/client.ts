@@ -76,6 +76,7 @@ export const api = {
   configureBot: (id: string, revision: number, body: Settings) =>
     call('post', '/api/bots/{id}/config', { at: { id }, body, headers: { 'if-match': String(revision) } }),
   restartBot: (id: string) => call('post', '/api/bots/{id}/restart', { at: { id } }),
+  resumeBot: (id: string) => call('post', '/api/bots/{id}/resume', { at: { id } }),
   deleteBot: (id: string) => call('delete', '/api/bots/{id}', { at: { id } }),
   models: () => call('get', '/api/models', {}),
 

@@ -426,6 +426,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/bots/{id}/resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Says that all is well with an assistant's use: a pause or a slower pace ends within a second, and what was noticed before
+         *     counts no more. Twice is once.
+         */
+        post: operations["resumeBot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/bots/{id}/skills": {
         parameters: {
             query?: never;
@@ -757,6 +777,7 @@ export interface components {
             status: components["schemas"]["Status"];
             /** @description What was done for it, oldest first. */
             steps: components["schemas"]["StepView"][];
+            unusual?: components["schemas"]["UnusualView"] | null;
             vertical: components["schemas"]["Vertical"];
         };
         CapBody: {
@@ -767,6 +788,11 @@ export interface components {
             cap_max_usd: string;
             cap_usd: string;
         };
+        /**
+         * @description Each step includes the ones before it.
+         * @enum {string}
+         */
+        Caution: "calm" | "warned" | "slowed" | "paused";
         CheckoutBody: {
             /** @description The assistant that the plan is for; the person returns to it afterwards. */
             bot_id?: string | null;
@@ -1010,6 +1036,7 @@ export interface components {
                 status: components["schemas"]["Status"];
                 /** @description What was done for it, oldest first. */
                 steps: components["schemas"]["StepView"][];
+                unusual?: components["schemas"]["UnusualView"] | null;
                 vertical: components["schemas"]["Vertical"];
             }[];
             next?: string | null;
@@ -1197,6 +1224,14 @@ export interface components {
             /** Format: date-time */
             expires_at: string;
             ticket: string;
+        };
+        /** @description What was noticed about an assistant's use. `POST /api/bots/{id}/resume` says that all is well. */
+        UnusualView: {
+            caution: components["schemas"]["Caution"];
+            /** @description In sentences; may be empty. */
+            reason: string;
+            /** Format: date-time */
+            since: string;
         };
         /** @description The current period. Amounts are US dollars as decimals. */
         UsageView: {
@@ -2171,6 +2206,36 @@ export interface operations {
         requestBody?: never;
         responses: {
             202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BotView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    resumeBot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };

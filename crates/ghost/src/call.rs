@@ -11,7 +11,7 @@ use molt_model::{Catalog, RequestId, Target};
 use serde_json::json;
 
 use crate::Inner;
-use crate::admission::Declined;
+use crate::admission::{Declined, KeyEntry};
 use crate::answer::{Notice, Refusal, notice};
 use crate::body::{Buffered, read};
 use crate::outlive::Outliving;
@@ -166,6 +166,7 @@ where
         bodies: bodies.collect(),
         strip_usage: asked.stream && !asked.usage_asked,
         call,
+        entry,
         traceparent,
         switches: Origin::switches(headers),
         body,
@@ -205,16 +206,17 @@ struct Exchange {
     bodies: Vec<(String, Bytes)>,
     strip_usage: bool,
     call: OpenCall,
+    entry: Arc<KeyEntry>,
     traceparent: Option<HeaderValue>,
     /// Of the caller's: only switches of the provider's API.
     switches: HeaderMap,
-    /// Held as long as the call may be sent again.
+    /// As the caller sent it; held as long as the call may be sent again.
     body: Buffered,
 }
 
 impl Exchange {
     async fn run(self) -> Result<Response<AnswerBody>, Refusal> {
-        let Self { surface, bodies, strip_usage, mut call, traceparent, switches, body } = self;
+        let Self { surface, bodies, strip_usage, mut call, entry, traceparent, switches, body } = self;
         let candidates: Vec<_> =
             bodies.iter().map(|(provider, body)| Candidate { provider, body: body.clone() }).collect();
         call.goes_out(body.waited);
@@ -228,6 +230,9 @@ impl Exchange {
             }
         };
         call.answered_by(chosen);
+        if let Some(watch) = &call.inner.watch {
+            watch.answered(&entry, surface, &body.bytes);
+        }
         let id = HeaderValue::from_str(&call.id.to_string()).expect("a UUID is plain ASCII");
         let mut response = answer_of(reply, surface, strip_usage, call).await;
         let marked =

@@ -26,6 +26,7 @@ mod tap;
 mod trace;
 mod upstream;
 mod usage;
+mod watch;
 mod worst_case;
 
 use std::sync::Arc;
@@ -53,11 +54,13 @@ use metrics::Metrics;
 use routes::Routes;
 use trace::Traces;
 use upstream::Upstreams;
+use watch::Watch;
 
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
-pub use serve::{Patient, Server};
+pub use serve::{Listeners, Server};
 pub use upstream::MasterKey;
+pub use watch::{Looked, Rounds};
 
 /// Calls in flight in one process; the next one is asked to come back in a moment. Bounds memory and open sockets.
 const CALLS_AT_ONCE_MAX: usize = 2_048;
@@ -94,6 +97,8 @@ struct Inner {
     upstreams: Upstreams,
     public_url: Url,
     admission: Admission,
+    /// None: nobody wants it.
+    watch: Option<Arc<Watch>>,
     journal: Arc<Journal>,
     books: Books,
     routes: Routes,
@@ -118,6 +123,7 @@ impl Ghost {
         let books = Books::start(store.clone(), Arc::clone(&clock), Arc::clone(&journal), recovered);
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
         let book = Book::new(store.clone());
+        let watch = config.watch.then(|| Arc::new(Watch::new(store.clone(), Arc::clone(&clock))));
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
         let traces = config.otlp_endpoint.as_ref().map(Traces::start).transpose()?;
         let calls = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
@@ -135,6 +141,7 @@ impl Ghost {
             upstreams,
             public_url: config.public_url,
             admission,
+            watch,
             journal,
             books,
             routes: Routes::default(),

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::answer::Refusal;
 use crate::surface::Surface;
+use content::Unfit;
 use fields::{Fields, Name};
 
 /// Longer names are no model's.
@@ -74,8 +75,13 @@ pub(crate) fn read(surface: Surface, body: &[u8]) -> Result<Asked, Refusal> {
     let fields = Fields::read(text)?;
     let (model, model_at) = model(body, &fields)?;
     price::check(&fields, surface)?;
-    let beyond_text =
-        content::beyond_text(body).map_err(|_| Refusal::invalid("invalid_json", "The body is nested too deeply."))?;
+    let beyond_text = content::beyond_text(body).map_err(|unfit| match unfit {
+        Unfit::TooDeep => Refusal::invalid("invalid_json", "The body is nested too deeply."),
+        Unfit::Kept => Refusal::invalid(
+            "kept_at_provider",
+            "Files and items that are kept at the provider can't be used here; put what they hold into the request.",
+        ),
+    })?;
     let stream = surface.speaks() && fields.value(Name::Stream, "true or false")?.unwrap_or(false);
     let (usage_asked, options) = match surface {
         Surface::Chat if stream => with_usage(body, brace, fields.raw(Name::StreamOptions))?,
@@ -88,7 +94,7 @@ pub(crate) fn read(surface: Surface, body: &[u8]) -> Result<Asked, Refusal> {
         usage_asked,
         output_limit,
         n: if surface == Surface::Chat { choices(&fields)? } else { 1 },
-        remote_input: beyond_text || fields.given(Name::PreviousResponseId).is_some(),
+        remote_input: beyond_text,
         model_at,
         options,
         limit,

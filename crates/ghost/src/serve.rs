@@ -17,8 +17,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
@@ -35,59 +36,58 @@ const CONNECTIONS_MAX: usize = 16 * 1024;
 /// A caller that takes nothing of its answer for so long counts as gone.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(120);
 /// The listener's queue of connections that nobody has taken yet.
-const BACKLOG: u32 = 1024;
+const BACKLOG: i32 = 1024;
 /// When no file handle is left for a connection; a moment later there may be one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How long open answers get at a stop. What is cut then is settled as an estimate.
 const GRACE: Duration = Duration::from_secs(8);
 
+/// An address that is taken and not served yet: one accept queue a thread.
+pub struct Listeners {
+    address: SocketAddr,
+    sockets: Vec<std::net::TcpListener>,
+}
+
+impl Listeners {
+    /// The kernel spreads connections over the queues. Refuses an address that another program has. Zero: a thread a core.
+    pub fn bind(address: SocketAddr, threads: usize) -> io::Result<Self> {
+        // Without SO_REUSEPORT, which would share the address with another process of this account.
+        let address = std::net::TcpListener::bind(address)?.local_addr()?;
+        let threads = if threads > 0 { threads } else { std::thread::available_parallelism()?.get() };
+        let sockets = (0..threads).map(|_| listen(address)).collect::<io::Result<_>>()?;
+        Ok(Self { address, sockets })
+    }
+
+    /// With the real port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 /// A listener at work.
 pub struct Server {
-    address: SocketAddr,
     stop: CancellationToken,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Listens with `threads` threads. The threads share the address; the kernel spreads connections over them.
-    pub fn start(ghost: &Ghost, address: SocketAddr, threads: usize) -> io::Result<Self> {
-        // Without SO_REUSEPORT, so that an address that another program has is refused.
-        let probe = std::net::TcpListener::bind(address)?;
-        let address = probe.local_addr()?;
-        drop(probe);
+    /// Serves, with a thread for each queue.
+    pub fn start(ghost: &Ghost, listeners: Listeners) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let open = Arc::new(AtomicUsize::new(0));
-        let mut server = Self { address, stop: stop.clone(), threads: Vec::with_capacity(threads) };
-        for number in 0..threads.max(1) {
-            let (ghost, stop, open) = (ghost.clone(), stop.clone(), open.clone());
-            let (said, hear) = std::sync::mpsc::channel();
-            let thread = std::thread::Builder::new().name(format!("ghost-{number}")).spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let begun = runtime.and_then(|runtime| {
-                    let listener = {
-                        let _inside = runtime.enter();
-                        listen(address)?
-                    };
-                    Ok((runtime, listener))
-                });
-                match begun {
-                    Ok((runtime, listener)) => {
-                        let _ = said.send(Ok(()));
-                        runtime.block_on(accept(ghost, listener, stop, open));
-                    }
-                    Err(error) => _ = said.send(Err(error)),
-                }
-            })?;
-            server.threads.push(thread);
-            hear.recv().map_err(|_| io::Error::other("a listening thread ended at its start"))??;
+        let mut threads = Vec::with_capacity(listeners.sockets.len());
+        for (number, socket) in listeners.sockets.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let listener = {
+                let _inside = runtime.enter();
+                TcpListener::from_std(socket)?
+            };
+            let serving = accept(ghost.clone(), listener, stop.clone(), open.clone());
+            let thread = std::thread::Builder::new().name(format!("ghost-{number}"));
+            threads.push(thread.spawn(move || runtime.block_on(serving))?);
         }
-        Ok(server)
-    }
-
-    /// Where it listens, with the real port.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Ok(Self { stop, threads })
     }
 
     /// No new connections; open answers get a moment. Returns when all threads have ended.
@@ -104,12 +104,15 @@ impl Server {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 async fn accept(ghost: Ghost, listener: TcpListener, stop: CancellationToken, open: Arc<AtomicUsize>) {
@@ -175,13 +178,13 @@ async fn connection(ghost: Ghost, stream: TcpStream, stop: CancellationToken, _p
 }
 
 /// A stream whose reader may be slow, but not for ever: a write that makes no progress for `WRITE_STALL_MAX` fails.
-pub struct Patient<S> {
+struct Patient<S> {
     stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    pub fn new(stream: S) -> Self {
+    fn new(stream: S) -> Self {
         Self { stream, stalled: None }
     }
 

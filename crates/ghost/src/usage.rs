@@ -237,7 +237,11 @@ fn said(body: &[u8]) -> i64 {
         #[serde(borrow)]
         tool_calls: Option<&'a RawValue>,
     }
-    let answer: Answer<'_> = serde_json::from_slice(body).unwrap_or_default();
+    let Ok(answer) = serde_json::from_slice::<Answer<'_>>(body) else {
+        // Cut short by a wrong length, it can't be read, but it was given on: at most all of it was said. A page of words
+        // that no model said is no answer.
+        return if body.trim_ascii_start().starts_with(b"{") { estimate(body.len()) } else { 0 };
+    };
     let text = |value: &Value| value.as_str().map_or(0, str::len);
     let raw = |value: Option<&RawValue>| value.map_or(0, |raw| raw.get().len());
     let spoken = |Choice { message }: &Choice<'_>| {

@@ -20,6 +20,9 @@ pub enum EventKind {
     BotApplied,
     #[serde(rename = "bot.deleted")]
     BotDeleted,
+    /// Its use looks unusual, or does no more: `caution` says what follows.
+    #[serde(rename = "bot.usage_unusual")]
+    BotUsageUnusual,
     #[serde(rename = "plan.changed")]
     PlanChanged,
     #[serde(rename = "cap.changed")]
@@ -46,6 +49,7 @@ impl EventKind {
             Self::BotRunning => "bot.running",
             Self::BotApplied => "bot.applied",
             Self::BotDeleted => "bot.deleted",
+            Self::BotUsageUnusual => "bot.usage_unusual",
             Self::PlanChanged => "plan.changed",
             Self::CapChanged => "cap.changed",
             Self::KeyChanged => "key.changed",

@@ -10,6 +10,7 @@ pub mod money;
 pub mod price;
 pub mod settings;
 pub mod usage;
+pub mod watch;
 
 pub use bot::{Intent, Observed, Status, Vertical};
 pub use catalog::{Catalog, CatalogInForce, ModelFacts, Target};
@@ -20,3 +21,4 @@ pub use money::Nanos;
 pub use price::{Price, PriceVersion, Tier};
 pub use settings::{Notifications, Personality, Settings};
 pub use usage::TokenUsage;
+pub use watch::Caution;

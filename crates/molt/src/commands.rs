@@ -2,7 +2,7 @@
 //! Never: a secret printed a second time, or a change that the audit log doesn't show.
 
 use anyhow::{Context, bail};
-use molt_model::{Clock, KeyId, Nanos, SystemClock, Time};
+use molt_model::{BotId, Clock, KeyId, Nanos, SystemClock, Time};
 use molt_store::Store;
 use molt_store::ghost::KeyCapSet;
 use molt_store::users::Role;
@@ -82,6 +82,17 @@ pub async fn revoke_key(config: &Config, id: KeyId) -> anyhow::Result<()> {
     tx.audit(ACTOR, "key.revoke", &id.to_string(), &json!({}), now).await?;
     tx.commit().await?;
     println!("The key is revoked.");
+    Ok(())
+}
+
+/// As its owner can do in the app: a pause or a slower pace of an assistant ends.
+pub async fn resume_bot(config: &Config, id: &BotId) -> anyhow::Result<()> {
+    let (store, now) = open(config).await?;
+    let mut tx = store.system().await?;
+    let resumed = tx.resume_bot(id, now).await?.with_context(|| format!("there is no assistant {id}; check the id"))?;
+    tx.audit(ACTOR, "bot.resume", id.as_str(), &json!({ "resumed": resumed }), now).await?;
+    tx.commit().await?;
+    println!("{}", if resumed { "The assistant goes on." } else { "Nothing was in the assistant's way." });
     Ok(())
 }
 

@@ -79,6 +79,8 @@ pub struct Config {
     pub practice_pace: Duration,
     /// How fast and how much at once.
     pub limits: molt_ghost::Limits,
+    /// Bots whose use looks unusual are noticed.
+    pub watch: bool,
     pub runtime: Runtime,
 }
 
@@ -127,6 +129,7 @@ impl Config {
             otlp_endpoint: None,
             practice_pace: Duration::from_millis(take.value("practice_pace_ms")),
             limits: take.value("limits"),
+            watch: take.value("watch"),
             runtime: take.value("runtime"),
         };
         config.set_operator(&operator, &mut faults);

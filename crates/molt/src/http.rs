@@ -26,7 +26,16 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// Takes the port, or says in a sentence who could help. `option` is the setting's name on the command line or in the file.
 pub async fn bind(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
-    match TcpListener::bind(address).await {
+    explained(TcpListener::bind(address).await, address, option)
+}
+
+/// The listeners of a process that is nothing but a proxy: a thread a core.
+pub fn bind_proxy(address: SocketAddr, option: &str) -> anyhow::Result<molt_ghost::Listeners> {
+    explained(molt_ghost::Listeners::bind(address, 0), address, option)
+}
+
+fn explained<T>(bound: std::io::Result<T>, address: SocketAddr, option: &str) -> anyhow::Result<T> {
+    match bound {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == ErrorKind::AddrInUse => bail!(
             "port {} on {} is taken by another program; stop it, or choose another port with {option}",

@@ -10,7 +10,7 @@ use molt::config::{Config, Overrides};
 use molt::screen::Screen;
 use molt::wire::Roles;
 use molt::{commands, dev, doctor, log, prices, serve};
-use molt_model::{KeyId, Nanos};
+use molt_model::{BotId, KeyId, Nanos};
 
 /// Gives memory back to the system: checking a password takes 7 MiB for a moment, which glibc would keep for good.
 #[global_allocator]
@@ -131,6 +131,8 @@ enum Admin {
     GrantOperator { email: String },
     /// Make an operator an ordinary user
     RevokeOperator { email: String },
+    /// Let an assistant go on that was paused or slowed because its use looked unusual
+    Resume { bot: BotId },
 }
 
 impl Command {
@@ -141,6 +143,8 @@ impl Command {
 }
 
 fn main() -> ExitCode {
+    // The allocator asks for pages of 2 MiB and would keep twelve where three are used. Without it only memory is lost.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
@@ -189,6 +193,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Admin(Admin::GrantOperator { email }) => commands::set_operator(&config, &email, true).await?,
         Command::Admin(Admin::RevokeOperator { email }) => commands::set_operator(&config, &email, false).await?,
+        Command::Admin(Admin::Resume { bot }) => commands::resume_bot(&config, &bot).await?,
         Command::Invite { email } => commands::invite(&config, email.as_deref()).await?,
         Command::Openapi => {}
     }

@@ -11,7 +11,7 @@ use axum::Router;
 use molt_api::{ApiState, Relays};
 use molt_billing::{Inbox, LocalPayments, Renew};
 use molt_fleet::{Fleet, ProcessHost, RuntimeState, cell_users};
-use molt_ghost::Ghost;
+use molt_ghost::{Ghost, Rounds};
 use molt_identity::Local;
 use molt_model::{CatalogInForce, Clock, SystemClock};
 use molt_notify::{Deliver, LocalMailer};
@@ -27,6 +27,8 @@ const QUEUE_PERIOD: Duration = Duration::from_secs(15);
 const FLEET_PERIOD: Duration = Duration::from_secs(5);
 /// A month that began is noticed within a minute.
 const RENEW_PERIOD: Duration = Duration::from_secs(60);
+/// What a bot uses is looked at this often; what it does with money that it doesn't have, the caps stop at once.
+const WATCH_PERIOD: Duration = Duration::from_secs(30);
 /// Ended log-ins, used tickets and old messages do no harm while they wait for this.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60 * 60);
 
@@ -84,6 +86,9 @@ impl Platform {
             true => Some(start_ghost(config, bound, store.clone(), catalog.clone(), clock.clone(), data_dir)?),
             false => None,
         };
+        if roles.proxy && config.watch {
+            start_rounds(&store, &clock, &tasks);
+        }
         if let Some(ghost) = &ghost {
             router = router.merge(molt_ghost::router(ghost.clone()));
         }
@@ -164,10 +169,21 @@ fn start_ghost(
         public_url: config.public_url(bound),
         monthly_cap_nanos: config.monthly_cap,
         limits: config.limits,
+        watch: config.watch,
         otlp_endpoint: config.otlp_endpoint.clone(),
         practice_pace: config.practice_pace,
     };
     Ok(Ghost::start(ghost, store, clock)?)
+}
+
+fn start_rounds(store: &Store, clock: &Arc<dyn Clock>, tasks: &Tasks) {
+    let rounds = Arc::new(Rounds::new(store.clone(), clock.clone()));
+    let schedule = Schedule { name: "watch", period: WATCH_PERIOD, wakes: |_| false };
+    tasks.spawn(schedule, move || {
+        let rounds = rounds.clone();
+        // Bots that are at work have something new each time; only a round that was full is followed at once.
+        async move { Ok(rounds.run_once().await.map(|looked| if looked.more { looked.bots } else { 0 })?) }
+    });
 }
 
 fn master_key(key: &MasterKey) -> molt_ghost::MasterKey {

@@ -14,8 +14,11 @@ pub enum Faulty {
     Unsealable,
 }
 
-const TEMPLATES: [(&str, &str); 2] = [
+const TEMPLATES: [(&str, &str); 5] = [
     ("your-bot-is-ready", include_str!("../templates/your-bot-is-ready.txt")),
+    ("unusual-use", include_str!("../templates/unusual-use.txt")),
+    ("bot-slowed", include_str!("../templates/bot-slowed.txt")),
+    ("bot-paused", include_str!("../templates/bot-paused.txt")),
     ("magic-link", include_str!("../templates/magic-link.txt")),
 ];
 
@@ -55,6 +58,7 @@ mod tests {
         let data = json!({
             "bot_name": "Pip {x}\nBcc: all@example.com", "bot_id": "molt-0", "public_url": "https://molt.example",
             "link": "https://molt.example/link#abc", "minutes": 15,
+            "reason": "It asked the same 12 times.", "spent": "$1.23", "since": "09:10 UTC on 22 November",
         });
         for (name, _) in TEMPLATES {
             let (subject, text) = write(name, &data).unwrap();

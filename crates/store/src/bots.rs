@@ -3,9 +3,10 @@
 
 use chrono::{DateTime, Utc};
 use molt_model::bot::StepView;
-use molt_model::{BotId, Event, EventKind, Intent, Nanos, Observed, Settings, Time, Vertical};
+use molt_model::{BotId, Caution, Event, EventKind, Intent, Nanos, Observed, Settings, Time, Vertical};
 use serde_json::{Value, json};
 
+use crate::watch::Unusual;
 use crate::{Channel, Result, StoreError, TenantTx};
 
 /// A bot, whole.
@@ -23,6 +24,8 @@ pub struct Bot {
     pub observed: Observed,
     pub phase: String,
     pub reason: Option<String>,
+    /// Something about its use stands out, or it is paused.
+    pub unusual: Option<Unusual>,
     /// The timeline, oldest line first.
     pub steps: Vec<StepView>,
     pub created_at: Time,
@@ -85,6 +88,9 @@ struct BotRow {
     observed: String,
     phase: String,
     reason: Option<String>,
+    caution: Option<String>,
+    noticed: Option<String>,
+    noticed_since: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     running_since: Option<DateTime<Utc>>,
 }
@@ -175,10 +181,16 @@ impl TenantTx {
 
     async fn bots_where(&mut self, id: Option<&BotId>) -> Result<Vec<Bot>> {
         let sql =
-            "select id, vertical, settings, revision, applied_revision, intent, intent_reason, cap_nanos, observed,
-                     phase, reason, created_at, running_since
-                   from molt.bots where user_id = $1 and intent <> 'deleted' and ($2::text is null or id = $2)
-                   order by created_at, id";
+            "select b.id, vertical, settings, revision, applied_revision, intent, intent_reason, cap_nanos, observed,
+                     phase, b.reason, b.created_at, running_since,
+                     case when k.paused_at is not null then 'paused' else w.caution end as caution,
+                     coalesce(k.paused_reason, w.reason) as noticed, coalesce(w.since, k.paused_at) as noticed_since
+                   from molt.bots b
+                   left join molt.watches w on w.bot_id = b.id
+                   left join lateral (select paused_at, paused_reason from molt.ghost_keys
+                     where bot_id = b.id and revoked_at is null and paused_at is not null limit 1) k on true
+                   where b.user_id = $1 and intent <> 'deleted' and ($2::text is null or b.id = $2)
+                   order by b.created_at, b.id";
         let id = id.map(BotId::as_str);
         let rows: Vec<BotRow> = sqlx::query_as(sql).bind(self.user.0).bind(id).fetch_all(&mut *self.tx).await?;
         let sql = "select bot_id, name, sentence, started_at, deadline_at, ended_at, outcome from molt.bot_steps
@@ -260,7 +272,14 @@ impl TenantTx {
 
 fn bot_of(row: BotRow, steps: &[StepRow]) -> Result<Bot> {
     let steps = steps.iter().filter(|step| step.bot_id == row.id).map(step_of).collect::<Result<_>>()?;
+    let caution: Caution = row.caution.as_deref().map_or(Ok(Caution::Calm), str::parse).map_err(unexpected)?;
+    let unusual = row.noticed_since.filter(|_| caution > Caution::Calm).map(|since| Unusual {
+        caution,
+        reason: row.noticed.unwrap_or_default(),
+        since,
+    });
     Ok(Bot {
+        unusual,
         id: row.id.parse().map_err(unexpected)?,
         vertical: row.vertical.parse().map_err(unexpected)?,
         settings: serde_json::from_value(row.settings).map_err(unexpected)?,

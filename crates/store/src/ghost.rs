@@ -30,6 +30,10 @@ pub struct Admission {
     pub revoked: bool,
     /// Why it opens nothing until its owner resumes it, in a sentence.
     pub paused: Option<String>,
+    /// Its calls go out at a walking pace.
+    pub slowed: bool,
+    /// When the bot's owner last said that all is well.
+    pub resumed_at: Option<Time>,
     /// The subscription's status allows calls.
     pub plan_in_force: bool,
     /// The period that spending counts in: start included, end excluded.
@@ -85,6 +89,8 @@ struct AdmissionRow {
     bot_id: Option<String>,
     revoked: bool,
     paused: Option<String>,
+    slowed: bool,
+    resumed_at: Option<Time>,
     plan_in_force: bool,
     period_start: Time,
     period_end: Time,
@@ -96,12 +102,15 @@ struct AdmissionRow {
 const ADMISSION: &str = concat!(
     "select k.id as key_id, k.user_id, u.book_key, k.bot_id,
             k.revoked_at is not null or u.erase_requested_at is not null or coalesce(t.intent = 'deleted', false) as revoked,
-            case when k.paused_at is not null then coalesce(k.paused_reason, '') end as paused,
+            case when k.paused_at is not null then coalesce(k.paused_reason, '')
+                 when w.caution = 'paused' then w.reason end as paused,
+            coalesce(w.caution = 'slowed', false) as slowed, w.resumed_at,
             coalesce(b.subscription_status in ('active', 'trialing', 'past_due'), false) as plan_in_force,
             p.period_start, p.period_end, u.cap_nanos as user_cap, t.cap_nanos as bot_cap, k.cap_nanos as key_cap
      from molt.ghost_keys k
      join molt.users u on u.id = k.user_id
      left join molt.bots t on t.id = k.bot_id
+     left join molt.watches w on w.bot_id = k.bot_id
      left join molt.billing b on b.user_id = k.user_id
      cross join lateral (",
     period_sql!("$2"),
@@ -210,6 +219,8 @@ impl SystemTx {
             bot: row.bot_id.and_then(|id| id.parse().ok()),
             revoked: row.revoked,
             paused: row.paused,
+            slowed: row.slowed,
+            resumed_at: row.resumed_at,
             plan_in_force: row.plan_in_force,
             period_start: row.period_start,
             period_end: row.period_end,

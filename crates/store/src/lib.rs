@@ -23,6 +23,7 @@ pub mod sweep;
 pub mod testing;
 pub mod usage;
 pub mod users;
+pub mod watch;
 
 use std::time::Duration;
 

@@ -10,6 +10,8 @@ use crate::{Result, Store, SystemTx};
 const SESSIONS_KEPT: TimeDelta = TimeDelta::days(7);
 /// Long enough to answer "did that mail go out?".
 const MESSAGES_KEPT: TimeDelta = TimeDelta::days(30);
+/// One day more than a bot's usual use is made of.
+const HOURS_KEPT: TimeDelta = TimeDelta::days(15);
 /// Payment providers repeat an event for days at most.
 const PAYMENT_EVENTS_KEPT: TimeDelta = TimeDelta::days(90);
 
@@ -32,6 +34,7 @@ impl SystemTx {
             ("delete from molt.outbox where sent_at < $1", now - MESSAGES_KEPT),
             ("delete from molt.mails where created_at < $1", now - MESSAGES_KEPT),
             ("delete from molt.inbox where processed_at < $1", now - PAYMENT_EVENTS_KEPT),
+            ("delete from molt.bot_hours where hour < $1", now - HOURS_KEPT),
             ("delete from molt.checkouts where state <> 'completed' and expires_at < $1", now - SESSIONS_KEPT),
         ] {
             gone += sqlx::query(sql).bind(before).execute(&mut *self.tx).await?.rows_affected();

@@ -46,7 +46,17 @@ pub struct TestDatabase {
 /// # Panics
 /// When there is no server to be had: a test can't do anything about it.
 pub async fn database() -> TestDatabase {
-    create().await.unwrap_or_else(|error| panic!("no test database: {error:#}"))
+    let created = async { create(server::options().await?).await };
+    created.await.unwrap_or_else(|error| panic!("no test database: {error:#}"))
+}
+
+/// The same on a server of the test's own, which it may stop and start. The address is its owner's.
+///
+/// # Panics
+/// When the server doesn't answer.
+pub async fn database_on(server: &SecretString) -> TestDatabase {
+    let created = async { create(server::named(server)?).await };
+    created.await.unwrap_or_else(|error| panic!("no test database: {error:#}"))
 }
 
 impl TestDatabase {
@@ -118,8 +128,7 @@ impl Drop for TestDatabase {
     }
 }
 
-async fn create() -> anyhow::Result<TestDatabase> {
-    let server = server::options().await?;
+async fn create(server: PgConnectOptions) -> anyhow::Result<TestDatabase> {
     let mut connection = server.clone().connect().await.context("the test server doesn't answer")?;
     let template = template(&server, &mut connection).await?;
     let name = format!("molt_test_{}_{}", unix_seconds(), uuid::Uuid::new_v4().simple());

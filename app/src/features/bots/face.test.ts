@@ -1,4 +1,4 @@
-import { awayWord, checkoutAddress, faceOf, overallMs, timeline } from './face';
+import { awayWord, checkoutAddress, faceOf, overallMs, timeline, unusualWord } from './face';
 
 const bot = (status: 'provisioning' | 'running' | 'stopped' | 'error', phase: string = status) => ({ status, phase, applied_revision: 0 });
 
@@ -16,6 +16,17 @@ test('each state has its page', () => {
   for (const [state, was, face] of table) expect(faceOf(state, was)).toBe(face);
   expect(awayWord({ status: 'running', reason: null, bot_name: 'Pip' })).toBeNull();
   expect(awayWord({ status: 'error', reason: 'No room left.', bot_name: 'Pip' })).toBe('No room left.');
+});
+
+test('what was noticed is said with what was done about it', () => {
+  const since = '2026-11-22T09:00:00Z';
+  const word = (caution: 'calm' | 'warned' | 'slowed' | 'paused', reason = 'It asked the same 12 times.') =>
+    unusualWord({ bot_name: 'Pip', unusual: { caution, reason, since } });
+  expect(unusualWord({ bot_name: 'Pip', unusual: null })).toBeNull();
+  expect(word('warned')).toEqual({ kind: 'warn', text: 'It asked the same 12 times.', action: 'All is well' });
+  expect(word('slowed')?.text).toBe('Pip thinks only a few times a minute for now. It asked the same 12 times.');
+  expect(word('paused')).toEqual({ kind: 'bad', text: 'Pip is paused. It asked the same 12 times.', action: 'Resume' });
+  expect(word('paused', '')?.text).toBe('Pip is paused. Something about its use looked unusual.');
 });
 
 test('the timeline counts what ended, what runs and what is late', () => {

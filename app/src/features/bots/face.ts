@@ -21,6 +21,16 @@ export function awayWord(bot: Pick<Bot, 'status' | 'reason' | 'bot_name'>): stri
   return bot.reason ?? `${bot.bot_name} is stopped.`;
 }
 
+/** What the banner says when the use of a bot looked unusual, or null; `action` is what the person can press. */
+export function unusualWord(bot: Pick<Bot, 'unusual' | 'bot_name'>): { kind: 'warn' | 'bad'; text: string; action: string } | null {
+  if (!bot.unusual) return null;
+  const { caution, reason } = bot.unusual;
+  const why = reason || 'Something about its use looked unusual.';
+  if (caution === 'paused') return { kind: 'bad', text: `${bot.bot_name} is paused. ${why}`, action: 'Resume' };
+  if (caution === 'slowed') return { kind: 'warn', text: `${bot.bot_name} thinks only a few times a minute for now. ${why}`, action: 'All is well' };
+  return { kind: 'warn', text: why, action: 'All is well' };
+}
+
 export interface TimelineRow {
   key: string;
   sentence: string;

@@ -24,6 +24,7 @@ import { EmptyChat } from './empty';
 import { Sidebar } from './sidebar';
 import type { TurnActions } from './turn';
 import { TurnList } from './turn-list';
+import { UnusualUse } from './unusual-use';
 
 /** Shorter breaks of the connection are not worth a word. */
 const OFFLINE_AFTER_MS = 2_000;
@@ -68,6 +69,7 @@ export function ChatPage({ bot }: { bot: Bot }) {
       <View className="flex-1" role="main">
         <Header bot={bot} conversation={conversation} panel={panel} onPanel={() => (desk ? setBeside(!beside) : setDrawer(!drawer))} />
         <Away bot={bot} link={view.link} />
+        <UnusualUse bot={bot} />
         <Talk key={conversation} bot={bot} conversation={conversation} view={view} drafts={drafts.current} />
       </View>
     </View>
@@ -76,7 +78,8 @@ export function ChatPage({ bot }: { bot: Bot }) {
 
 function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation: string; panel: boolean; onPanel: () => void }) {
   const listed = useConversations(bot.id).data?.items.find(({ id }) => id === conversation);
-  const dot = bot.status === 'running' ? 'bg-good' : bot.status === 'error' ? 'bg-bad' : 'bg-warn';
+  const paused = bot.status === 'running' && bot.unusual?.caution === 'paused';
+  const dot = paused ? 'bg-warn' : bot.status === 'running' ? 'bg-good' : bot.status === 'error' ? 'bg-bad' : 'bg-warn';
   return (
     <View className="flex-row items-center gap-2 border-b border-line px-2 py-1.5">
       <IconButton
@@ -93,7 +96,7 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
           </Heading>
           <View className={`h-2 w-2 rounded-full ${dot}`} aria-hidden />
           <Text size="xs" tone="muted" className="shrink-0" numberOfLines={1} testID="bot-status">
-            {bot.status === 'provisioning' ? 'starting' : bot.status === 'error' ? 'needs you' : bot.status}
+            {paused ? 'paused' : bot.status === 'provisioning' ? 'starting' : bot.status === 'error' ? 'needs you' : bot.status}
           </Text>
         </View>
         <Text size="xs" tone="muted" numberOfLines={1} testID="chat-title">

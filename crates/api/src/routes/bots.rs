@@ -8,8 +8,9 @@ use http::HeaderName;
 use http::StatusCode;
 use http::header::{ETAG, LOCATION};
 use molt_model::bot::StepView;
-use molt_model::{BotId, Intent, Observed, Personality, Settings, Status, Vertical};
+use molt_model::{BotId, Caution, Intent, Observed, Personality, Settings, Status, Vertical};
 use molt_store::bots::{Bot, Made, NewBot, RequestKey, Written};
+use molt_store::watch::Unusual;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
@@ -28,6 +29,7 @@ pub(crate) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(read, delete))
         .routes(routes!(configure))
         .routes(routes!(restart))
+        .routes(routes!(resume))
 }
 
 /// What the wizard asks.
@@ -61,6 +63,8 @@ pub(crate) struct BotView {
     revision: i64,
     /// The newest revision that the assistant lives by.
     applied_revision: i64,
+    /// Set: something about its use stands out, and what was done about it.
+    unusual: Option<UnusualView>,
     /// Where its use stops in a period, in US dollars; null: only the person's own cap holds.
     cap_usd: Option<String>,
     created_at: DateTime<Utc>,
@@ -89,10 +93,26 @@ impl BotView {
             settings: bot.settings,
             revision: bot.revision,
             applied_revision: bot.applied_revision,
+            unusual: bot.unusual.map(UnusualView::of),
             cap_usd: bot.cap.map(|cap| cap.to_string()),
             created_at: bot.created_at,
             running_since: bot.running_since,
         }
+    }
+}
+
+/// What was noticed about an assistant's use. `POST /api/bots/{id}/resume` says that all is well.
+#[derive(Serialize, ToSchema)]
+struct UnusualView {
+    caution: Caution,
+    /// In sentences; may be empty.
+    reason: String,
+    since: DateTime<Utc>,
+}
+
+impl UnusualView {
+    fn of(unusual: Unusual) -> Self {
+        Self { caution: unusual.caution, reason: unusual.reason, since: unusual.since }
     }
 }
 
@@ -221,6 +241,22 @@ async fn restart(State(state): State<ApiState>, own: OwnBot) -> Result<(StatusCo
     }
     tx.commit().await?;
     Ok((StatusCode::ACCEPTED, Json(BotView::of(bot))))
+}
+
+/// Says that all is well with an assistant's use: a pause or a slower pace ends within a second, and what was noticed before
+/// counts no more. Twice is once.
+#[utoipa::path(post, path = "/api/bots/{id}/resume", operation_id = "resumeBot", tag = "bots",
+    params(("id" = String, Path)),
+    responses((status = 200, body = BotView)))]
+async fn resume(State(state): State<ApiState>, own: OwnBot) -> Result<Json<BotView>, Problem> {
+    let mut tx = own.caller.tx(&state).await?;
+    let resumed = tx.resume_bot(&own.id, state.now()).await?;
+    let bot = tx.bot(&own.id).await?.ok_or_else(Problem::bot_not_found)?;
+    tx.commit().await?;
+    if resumed {
+        tracing::info!(user.id = %own.caller.user, bot.id = %own.id, "an assistant was resumed by its owner");
+    }
+    Ok(Json(BotView::of(bot)))
 }
 
 /// Removes the assistant with its memory, its files and its chats. It can't be brought back.

@@ -27,6 +27,7 @@ async fn an_assistant_waits_for_a_plan_and_starts_with_it() {
         "settings",
         "revision",
         "applied_revision",
+        "unusual",
         "cap_usd",
         "created_at",
         "running_since",

@@ -13,4 +13,5 @@ mod people;
 mod plan;
 mod spoil;
 mod strangers;
+mod watch;
 mod wrong_input;

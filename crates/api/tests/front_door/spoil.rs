@@ -43,6 +43,7 @@ pub(crate) struct There {
     pub(crate) bot: String,
     pub(crate) conversation: String,
     pub(crate) checkout: String,
+    pub(crate) key: String,
     pub(crate) somebody: String,
 }
 
@@ -116,6 +117,7 @@ impl Described {
             |name: &str| match (name, self.path.split('/').nth(if self.path.starts_with("/api") { 2 } else { 1 })) {
                 (name, _) if name == spoiled => instead.to_owned(),
                 ("id", Some("bots" | "chat")) => there.bot.clone(),
+                ("id", Some("keys")) => there.key.clone(),
                 ("id", Some("checkout")) => there.checkout.clone(),
                 ("id", Some("admin")) => there.somebody.clone(),
                 ("cid", _) => there.conversation.clone(),

@@ -93,7 +93,12 @@ async fn furnished() -> (Door, Person, There) {
     door.plan(&ann).await;
     let made = door.post(&format!("/api/bots/{bot}/conversations"), &ann.token, json!({ "title": "Trains" })).await;
     let link = door.post("/api/billing/checkout", &ann.token, json!({})).await.json();
+    let mut tx = door.database.store.system().await.unwrap();
+    let (key, _) =
+        tx.create_ghost_key(ann.id.parse().unwrap(), None, "laptop", None, chrono::Utc::now()).await.unwrap();
+    tx.commit().await.unwrap();
     let there = There {
+        key: key.to_string(),
         email: ann.email.clone(),
         password: PASSWORD.to_owned(),
         conversation: made.json()["id"].as_str().unwrap().to_owned(),

@@ -42,6 +42,23 @@ impl Default for Limits {
     }
 }
 
+/// A walking pace: a person who talks with the bot meanwhile still gets their answers, a loop costs a tenth.
+const SLOWED_REQUESTS_PER_MINUTE: u32 = 6;
+const SLOWED_CALLS_AT_ONCE: u32 = 2;
+
+impl Limits {
+    /// For a bot whose use looks unusual.
+    pub(crate) fn slowed(self) -> Self {
+        let least = |limit: u32, slow: u32| if limit == 0 { slow } else { limit.min(slow) };
+        let bot = Rates {
+            requests_per_minute: least(self.bot.requests_per_minute, SLOWED_REQUESTS_PER_MINUTE),
+            calls_at_once: least(self.bot.calls_at_once, SLOWED_CALLS_AT_ONCE),
+            ..self.bot
+        };
+        Self { bot, ..self }
+    }
+}
+
 /// Evenly flowing permits, as one number: the time at which all that was taken will have flown in.
 #[derive(Debug, Default)]
 struct Flow(AtomicU64);

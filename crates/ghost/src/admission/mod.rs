@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::answer::Refusal;
+use crate::watch::NextLook;
 use account::{Account, Bank};
 use limits::{Limits, Meter, Place};
 use notice::{Capped, Notice, Reason};
@@ -78,6 +79,10 @@ pub(crate) struct KeyEntry {
     pub(crate) plan_in_force: bool,
     /// Why it is paused.
     pub(crate) paused: Option<String>,
+    /// Its calls go out at a walking pace.
+    pub(crate) slowed: bool,
+    /// When its bot's owner last said that all is well.
+    pub(crate) resumed_at: Option<Time>,
     pub(crate) period_start: Time,
     pub(crate) period_end: Time,
     /// The person's, the bot's if there is one, the key's.
@@ -85,6 +90,7 @@ pub(crate) struct KeyEntry {
     pub(crate) account: Arc<Account>,
     hash: Hash,
     meter: Arc<Meter>,
+    pub(crate) next_look: NextLook,
     /// A change was announced since it was read.
     stale: AtomicBool,
     /// Ticks.
@@ -189,7 +195,8 @@ impl Admission {
 
     /// A place among the calls under way, or when to come back. `tokens`: what the call will likely use.
     pub(crate) fn place(&self, entry: &KeyEntry, tokens: i64) -> Result<Place, Refusal> {
-        Place::take(&entry.meter, &entry.account.meter, self.0.limits, self.since_start(), tokens)
+        let limits = if entry.slowed { self.0.limits.slowed() } else { self.0.limits };
+        Place::take(&entry.meter, &entry.account.meter, limits, self.since_start(), tokens)
     }
 
     /// What the call of this place really used; once, when it is settled.
@@ -375,10 +382,13 @@ impl Inner {
             bot: row.bot,
             plan_in_force: row.plan_in_force,
             paused: row.paused,
+            slowed: row.slowed,
+            resumed_at: row.resumed_at,
             period_start: row.period_start,
             period_end: row.period_end,
             purses,
             account,
+            next_look: NextLook::default(),
             stale: AtomicBool::new(false),
             read_at: tick,
             used: AtomicU64::new(tick),

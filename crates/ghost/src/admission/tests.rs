@@ -131,6 +131,14 @@ async fn what_is_changed_in_the_database_is_in_force_within_a_second() {
     assert_eq!(reason(asked(1).await), Reason::Paused("It ran in circles.".to_owned()));
     stage.database.execute("update molt.ghost_keys set paused_at = null, paused_reason = null").await;
     within_a_second(|| reserve(1), Result::is_ok).await.unwrap();
+    assert!(!opened(&admission, key).await.slowed);
+    let slowed = "insert into molt.watches (bot_id, user_id, caution, reason, since, seen_at)
+                  select id, user_id, 'slowed', 'It ran in circles.', now(), now() from molt.bots";
+    for (change, pace) in [(slowed, true), ("update molt.watches set resumed_at = now(), caution = 'warned'", false)] {
+        stage.database.execute(change).await;
+        let entry = within_a_second(|| opened(&admission, key), |entry| entry.slowed == pace).await;
+        assert_eq!((entry.slowed, entry.resumed_at.is_some()), (pace, !pace));
+    }
     for (table, whose) in [("users", Capped::User), ("bots", Capped::Bot), ("ghost_keys", Capped::Key)] {
         stage.cap(table, "500").await;
         assert_eq!(reason(asked(501).await), Reason::TooLittleLeft { whose, cap: Nanos(500) });

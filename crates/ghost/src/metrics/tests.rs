@@ -1,5 +1,5 @@
-//! What is counted, and under which names.
-//! Never: a figure read from anywhere but the page.
+//! The figures as an operator reads them.
+//! Never: a label that a caller chose.
 
 use std::time::Duration;
 

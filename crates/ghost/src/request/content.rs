@@ -51,8 +51,18 @@ const TEXTS: [&str; 24] = [
     "apply_patch_call_output",
 ];
 
+/// Names of what the provider keeps under this installation's account, which all its people share: whoever knew an id
+/// could read another's words.
+const KEPT_KINDS: [&str; 1] = ["item_reference"];
+const KEPT_IDS: [&str; 2] = ["file_id", "file_ids"];
+
+/// Why a body isn't looked through to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooDeep;
+pub(super) enum Unfit {
+    TooDeep,
+    /// It points at something that is kept at the provider.
+    Kept,
+}
 
 /// The key whose value comes next.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,7 +74,7 @@ enum Next {
 }
 
 /// Whether there is more in it than text. `body` is valid JSON.
-pub(super) fn beyond_text(body: &[u8]) -> Result<bool, TooDeep> {
+pub(super) fn beyond_text(body: &[u8]) -> Result<bool, Unfit> {
     let (mut at, mut depth) = (0, 0_usize);
     let (mut watched, mut found) = (false, false);
     let mut next = Next::Any;
@@ -84,8 +94,14 @@ pub(super) fn beyond_text(body: &[u8]) -> Result<bool, TooDeep> {
                 } else if !watched || outside.is_some() {
                     continue;
                 } else if is_key {
+                    if KEPT_IDS.iter().any(|name| is(text, name)) {
+                        return Err(Unfit::Kept);
+                    }
                     next = meaning(text);
                 } else {
+                    if next == Next::Kind && KEPT_KINDS.iter().any(|kind| is(text, kind)) {
+                        return Err(Unfit::Kept);
+                    }
                     found |= next == Next::Media || (next == Next::Kind && !TEXTS.iter().any(|kind| is(text, kind)));
                     next = Next::Any;
                 }
@@ -98,7 +114,7 @@ pub(super) fn beyond_text(body: &[u8]) -> Result<bool, TooDeep> {
                 next = Next::Any;
                 depth += 1;
                 if depth > DEPTH_MAX {
-                    return Err(TooDeep);
+                    return Err(Unfit::TooDeep);
                 }
             }
             b'}' | b']' => {
@@ -174,8 +190,6 @@ mod tests {
             (r#"{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image"}]}]}]}"#, true),
             (r#"{"messages":[{"content":[{"cache_control":{"type":"ephemeral"},"type":"text"}]}]}"#, false),
             (r#"{"tools":[{"type":"function","x":{"type":"object","image_url":{}}}],"messages":[]}"#, false),
-            (r#"{"input":[{"type":"item_reference","id":"x"}]}"#, true),
-            (r#"{"input":[{"type":"message","content":[{"type":"input_file","file_id":"f"}]}]}"#, true),
             (r#"{"input":[{"type":"function_call","arguments":"{}"},{"type":"input_image"}]}"#, true),
             (r#"{"input":["image_url","type","image"]}"#, false),
             (r#"{"system":[{"type":"document"}]}"#, true),
@@ -189,8 +203,14 @@ mod tests {
     fn a_deep_body_is_refused_wherever_it_is_deep() {
         let nested = |depth: usize| format!("{{\"x\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
         assert_eq!(beyond_text(nested(DEPTH_MAX).as_bytes()), Ok(false));
-        assert_eq!(beyond_text(nested(DEPTH_MAX + 1).as_bytes()), Err(TooDeep));
-        assert_eq!(beyond_text(nested(1_000_000).as_bytes()), Err(TooDeep));
+        for kept in [
+            r#"{"input":[{"type":"message","content":[{"type":"input_file","file_id":"f"}]}]}"#,
+            r#"{"input":[{"type":"item_reference","id":"msg_1"}]}"#,
+        ] {
+            assert_eq!(beyond_text(kept.as_bytes()), Err(Unfit::Kept), "{kept}");
+        }
+        assert_eq!(beyond_text(nested(DEPTH_MAX + 1).as_bytes()), Err(Unfit::TooDeep));
+        assert_eq!(beyond_text(nested(1_000_000).as_bytes()), Err(Unfit::TooDeep));
     }
 
     proptest! {

@@ -20,14 +20,16 @@ const USUAL: [(Name, &[&str]); 3] = [
     (Name::InferenceGeo, &["global"]),
 ];
 /// Fields that must not be there: searches, machines and other models that the provider would bring in for a fee, and
-/// what it keeps under this installation's key, which is one key for everybody.
-const ABSENT: [Name; 7] = [
+/// what it keeps under this installation's key, which is one key for everybody: whoever knew an id could read
+/// another's words.
+const ABSENT: [Name; 8] = [
     Name::WebSearchOptions,
     Name::McpServers,
     Name::Container,
     Name::Models,
     Name::Plugins,
     Name::Conversation,
+    Name::PreviousResponseId,
     Name::Prompt,
 ];
 /// Tools that the caller runs, by whole name and by beginning (those carry a date). All others run at the provider.

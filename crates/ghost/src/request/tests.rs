@@ -69,7 +69,7 @@ fn what_was_asked_is_known() {
     assert_eq!((chat.stream, chat.usage_asked, chat.output_limit, chat.n), (true, false, Some(7), 3));
     let usual = asked(Surface::Chat, r#"{"model":"p/m","stream":null,"n":null,"max_tokens":null}"#);
     assert_eq!((usual.stream, usual.usage_asked, usual.output_limit, usual.n), (false, true, None, 1));
-    let responses = asked(Surface::Responses, r#"{"model":"p/m","stream":true,"n":5,"previous_response_id":"r"}"#);
+    let responses = asked(Surface::Responses, r#"{"model":"p/m","stream":true,"n":5,"input":[{"image_url":"r"}]}"#);
     assert_eq!((responses.usage_asked, responses.n, responses.remote_input), (true, 1, true));
     assert_eq!(responses.input_tokens_max(50, 8_000), 8_000);
     assert_eq!((chat.input_tokens_max(50, 8_000), chat.input_tokens_max(50_000, 8_000)), (1_050, 8_000));

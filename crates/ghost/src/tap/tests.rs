@@ -160,38 +160,6 @@ fn a_long_event_passes_in_little_memory_and_is_read_at_its_end() {
     }
 }
 
-/// How long it takes; run by hand in a release build.
-#[test]
-#[ignore = "a measurement, not a check"]
-fn speed() {
-    let event = |size: usize| {
-        let said = "a".repeat(size - 150);
-        format!(
-            "data: {{\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{said}\"}},\"finish_reason\":null}}]}}\n\n"
-        )
-    };
-    for (size, strip) in [(220, false), (220, true), (20_000, false), (20_000, true)] {
-        let stream = Bytes::from(event(size).repeat(64 * 1024 / size));
-        let rounds = 400_000_000 / stream.len();
-        for read in [stream.len(), stream.len() - 77] {
-            let mut tap = Tap::new(Surface::Chat, strip);
-            let began = Instant::now();
-            for _ in 0..rounds {
-                std::hint::black_box(tap.push(stream.slice(..read)));
-                std::hint::black_box(tap.push(stream.slice(read..)));
-            }
-            let nanos = began.elapsed().as_nanos();
-            let events = u128::try_from(rounds * (64 * 1024 / size)).unwrap();
-            let bytes = u128::try_from(rounds * stream.len()).unwrap();
-            println!(
-                "events of {size} bytes, strip {strip}, reads of {read}: {} ns an event, {} MB/s",
-                nanos / events,
-                bytes * 1000 / nanos
-            );
-        }
-    }
-}
-
 proptest! {
     #[test]
     fn cut_anywhere_the_stream_is_the_same(sizes in proptest::collection::vec(1usize..90, 1..60), strip in any::<bool>()) {

@@ -78,6 +78,7 @@ fn an_answer_without_a_report_is_estimated() {
     assert_eq!(said(Surface::Messages, r#"{"content":["1234"],"usage":3}"#), spoken(2));
     assert_eq!(said(Surface::Embeddings, r#"{"data":["1234"]}"#), spoken(0));
     assert_eq!(said(Surface::Chat, "no JSON"), spoken(0));
+    assert_eq!(said(Surface::Chat, &chat[..60]), spoken(15), "cut short, but given on");
 }
 
 proptest! {

@@ -8,6 +8,7 @@ mod observed;
 mod rig;
 mod traces;
 mod upstream;
+mod watch;
 
 use std::time::{Duration, Instant};
 
@@ -181,11 +182,15 @@ async fn a_cap_or_a_missing_plan_is_said_as_a_message_and_mended_within_a_second
     // What was spent counts: it is more than the key may spend at all.
     rig.database.execute("update molt.ghost_keys set cap_nanos = 1").await;
     rig.chat_until("up/ok", "this key's own spending limit of $0.000000001 is reached").await;
-    // Some is left, but not enough for what the model could say.
+    // Some is left, but not enough for even a short answer.
+    rig.rows_after_settling(i64::try_from(rig.upstream.requests().len()).unwrap()).await;
     rig.database
-        .execute("update molt.ghost_keys set cap_nanos = null; update molt.bots set cap_nanos = 50000000")
+        .execute(
+            "update molt.ghost_keys set cap_nanos = null;
+             update molt.bots set cap_nanos = (select sum(cost_nanos) + 2000000 from molt.usage_logs)",
+        )
         .await;
-    rig.chat_until("up/ok", "what is left of my own spending limit for this month of $0.05").await;
+    rig.chat_until("up/ok", "what is left of my own spending limit for this month of $").await;
     let sent = i64::try_from(rig.upstream.requests().len()).unwrap();
     assert_eq!(rig.rows_after_settling(sent).await, sent, "what was answered here was sent nowhere");
 }

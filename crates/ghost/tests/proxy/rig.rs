@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use molt_ghost::{Config, Ghost, Limits, ProviderConfig, ProviderKind, Rates};
+use molt_model::clock::MovedClock;
 use molt_model::{BotId, Catalog, ModelFacts, Nanos, Price, PriceVersion, RunId, SystemClock, UserId};
 use molt_store::testing::{TestDatabase, database};
 use molt_store::usage::UsageSummary;
@@ -30,8 +31,9 @@ pub(crate) struct Rig {
     pub(crate) upstream: Upstream,
     pub(crate) folder: PathBuf,
     pub(crate) key: String,
-    user: UserId,
-    bot: BotId,
+    pub(crate) clock: MovedClock,
+    pub(crate) user: UserId,
+    pub(crate) bot: BotId,
     base: String,
 }
 
@@ -124,6 +126,7 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         public_url: "https://molt.example".parse().unwrap(),
         monthly_cap_nanos: Nanos::dollars(50),
         limits: Limits { bot: Rates::NONE, user: Rates::NONE },
+        watch: false,
         otlp_endpoint: None,
         practice_pace: Duration::ZERO,
     }
@@ -140,14 +143,15 @@ impl Rig {
         let upstream = Upstream::start().await;
         let (user, bot, key) = person(&database).await;
         let folder = std::env::temp_dir().join(format!("molt-ghost-{}", uuid::Uuid::new_v4()));
-        let mut told = config(&upstream.address.to_string(), folder.clone());
-        change(&mut told);
-        let ghost = Ghost::start(told, database.store.clone(), clock()).unwrap();
+        let clock = MovedClock::default();
+        let mut config = config(&upstream.address.to_string(), folder.clone());
+        change(&mut config);
+        let ghost = Ghost::start(config, database.store.clone(), Arc::new(clock.clone())).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let app = molt_ghost::router(ghost.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Self { database, ghost, upstream, folder, key, user, bot, base }
+        Self { database, ghost, upstream, folder, key, clock, user, bot, base }
     }
 
     pub(crate) fn config(&self, upstream: &Upstream) -> Config {

@@ -29,10 +29,10 @@ pub async fn import(config: &Config, file: &Path) -> anyhow::Result<()> {
     let mut tx = store.system().await?;
     tx.lock_price_lists().await?;
     let earlier = list_in_force(&mut tx).await?;
-    let list = given.over(&earlier);
+    let list = given.clone().over(&earlier);
     let before = catalog(config, &mut tx, &earlier).await.ok();
     let after = catalog(config, &mut tx, &list).await.context("nothing was imported")?;
-    print!("{}", difference(&earlier, &list));
+    print!("{}", difference(&earlier, &list, &given));
     let same = list.version() == earlier.version() && tx.price_list_number().await?.is_some();
     if same {
         println!("This list is in force already ({}).", list.version());
@@ -133,7 +133,7 @@ async fn catalog(config: &Config, tx: &mut SystemTx, list: &PriceList) -> anyhow
     Ok(config.offer.catalog(list, &tx.keyed_providers().await?)?)
 }
 
-fn difference(earlier: &PriceList, list: &PriceList) -> String {
+fn difference(earlier: &PriceList, list: &PriceList, given: &PriceList) -> String {
     let mut text = String::new();
     for (id, change) in list.changes_since(earlier) {
         let line = match change {
@@ -144,7 +144,7 @@ fn difference(earlier: &PriceList, list: &PriceList) -> String {
         text.push_str(&line);
         text.push('\n');
     }
-    for id in list.left_out() {
+    for id in given.left_out() {
         text.push_str(&format!("  {id}: left out, since no price that can be charged stands there\n"));
     }
     text

@@ -3,6 +3,7 @@
 
 mod chat;
 mod crash;
+mod hostile;
 mod isolation;
 mod journey;
 mod live;
@@ -10,6 +11,9 @@ mod money;
 mod prices;
 mod stack;
 mod startup;
+mod stolen;
 mod stop;
+mod storm;
 mod tidy;
+mod watch;
 mod wrong_input;

@@ -100,6 +100,7 @@ async fn an_id_that_names_nothing_is_not_found_at_every_route() {
                 // What isn't text is no address.
                 _ if id == "%ff" => (404, "route_not_found"),
                 Some("bots" | "chat") => (404, "bot_not_found"),
+                Some("keys") => (404, "key_not_found"),
                 _ => (404, "checkout_not_found"),
             };
             assert_eq!((answer.status, answer.code()), expected, "{} with {id}: {}", route.name(), answer.text);

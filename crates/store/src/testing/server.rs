@@ -28,6 +28,11 @@ pub(super) async fn options() -> anyhow::Result<PgConnectOptions> {
         Ok(url) => url.into(),
         Err(_) => shared().await?,
     };
+    named(&url)
+}
+
+/// The server at this address.
+pub(super) fn named(url: &SecretString) -> anyhow::Result<PgConnectOptions> {
     let options: PgConnectOptions = url.expose_secret().parse().context("that is no Postgres address")?;
     Ok(options.database("postgres").application_name("molt-test").disable_statement_logging())
 }

@@ -46,6 +46,7 @@ impl SystemTx {
             }
         }
         budget::settle(&mut self.tx, &costs).await?;
+        self.count_hours(&calls, &runs).await?;
         calls.retain(|call| people.contains(&call.user));
         self.announce(&calls, &runs, now).await?;
         Ok(new.into_iter().collect())
@@ -143,6 +144,31 @@ impl SystemTx {
         .fetch_all(&mut *self.tx)
         .await?;
         Ok(new.into_iter().map(RequestId).collect())
+    }
+
+    /// Adds new rows to the sums that `watch` looks at. After all other locks: whoever else writes there holds none of them.
+    async fn count_hours(&mut self, calls: &[&SettledCall], runs: &Runs) -> Result<()> {
+        let of_bots: Vec<(&str, &SettledCall)> =
+            calls.iter().filter_map(|call| Some((call.bot.as_ref()?.as_str(), *call))).collect();
+        if of_bots.is_empty() {
+            return Ok(());
+        }
+        let unasked = |call: &SettledCall| call.run.is_none_or(|run| !runs.contains_key(&run.0));
+        let sql = "insert into molt.bot_hours as h (bot_id, hour, calls, unasked, cost_nanos)
+                   select bot_id, date_trunc('hour', at, 'UTC') as hour, count(*), count(*) filter (where unasked),
+                     sum(cost_nanos)::bigint
+                   from unnest($1::text[], $2::timestamptz[], $3::boolean[], $4::bigint[]) as c (bot_id, at, unasked, cost_nanos)
+                   group by 1, 2 order by 1, 2
+                   on conflict (bot_id, hour) do update set calls = h.calls + excluded.calls,
+                     unasked = h.unasked + excluded.unasked, cost_nanos = h.cost_nanos + excluded.cost_nanos, unseen = true";
+        sqlx::query(sql)
+            .bind(of_bots.iter().map(|(bot, _)| *bot).collect::<Vec<&str>>())
+            .bind(of_bots.iter().map(|(_, call)| call.at).collect::<Vec<Time>>())
+            .bind(of_bots.iter().map(|(_, call)| unasked(call)).collect::<Vec<bool>>())
+            .bind(of_bots.iter().map(|(_, call)| call.cost_nanos).collect::<Vec<i64>>())
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
     }
 
     /// The calls are sorted by person.

@@ -176,7 +176,9 @@ impl<'ast> Visit<'ast> for Source<'_> {
 #[test]
 fn rust_source_keeps_the_house_rules() {
     let files = files();
-    let sources: Vec<_> = files.iter().filter(|file| file.path.ends_with(".rs")).collect();
+    // The rig measures all gateways alike; changed here, its figures would no longer compare.
+    let ours = |path: &str| path.ends_with(".rs") && !path.starts_with("bench/gateway-rig/");
+    let sources: Vec<_> = files.iter().filter(|file| ours(&file.path)).collect();
     assert!(sources.len() > 30, "the sources were found");
     no_faults(&sources.into_iter().flat_map(|file| faults(&file.path, &file.text)).collect::<Vec<_>>());
 }
