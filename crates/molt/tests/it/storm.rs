@@ -29,12 +29,16 @@ use proxies::Proxies;
 /// Answers that nobody reads any more are listened to for five seconds; this is far beyond.
 const CALM_PATIENCE: Duration = Duration::from_secs(40);
 
+/// Calls between the end of Postgres and a kill.
+const IN_THE_DARK: u64 = 40;
+
 /// How much of everything.
 #[derive(Clone, Copy, Debug)]
 struct Size {
     proxies: usize,
     calls: u64,
     people: u64,
+    /// Besides one for each stop.
     kills: u64,
     stops: u64,
     /// How long Postgres stays away.
@@ -156,7 +160,9 @@ impl Storm {
         let at = |number: u64, of: u64| calls.total * (2 * number + 1) / (2 * of + 1);
         let mut blows: Vec<(u64, Blow)> =
             (0..self.size.kills).map(|kill| (at(kill, self.size.kills), Blow::Kill)).collect();
-        blows.extend((0..self.size.stops).map(|stop| (at(stop, self.size.stops) + 7, Blow::StopPostgres)));
+        let stops = (0..self.size.stops).map(|stop| at(stop, self.size.stops) + 7);
+        // One that is killed while Postgres is away can't come back before it.
+        blows.extend(stops.flat_map(|at| [(at, Blow::StopPostgres), (at + IN_THE_DARK, Blow::Kill)]));
         blows.sort_by_key(|(at, _)| *at);
         let mut back: Option<Instant> = None;
         let mut blows = blows.into_iter().peekable();

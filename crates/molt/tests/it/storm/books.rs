@@ -1,6 +1,8 @@
 //! What the callers saw, what the provider counted and what the books say, held against each other call by call.
 //! Never: a tolerance. Figures are equal, or a bound holds, or the whole story of the call is told.
 
+mod can_fail;
+
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

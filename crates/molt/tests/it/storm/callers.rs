@@ -133,7 +133,8 @@ impl Calls {
         }
     }
 
-    fn throw(&self, number: u64) -> Made {
+    /// What call this number is.
+    pub(super) fn throw(&self, number: u64) -> Made {
         let mut dice = Dice::new(self.seed, number);
         let key = usize::try_from(dice.below(self.keys.len() as u64)).expect("small");
         let slot = usize::try_from(dice.below(self.ports.len() as u64)).expect("small");
