@@ -1,7 +1,6 @@
 //! Streams of each family, cut anywhere; what goes through, and what is learnt from it.
 //! Never: a provider's stream that only one cut of it was tried on.
 
-
 use proptest::prelude::*;
 
 use super::*;
