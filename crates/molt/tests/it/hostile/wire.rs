@@ -90,12 +90,16 @@ impl Wire {
 
     /// Everything until the end of the stream or the connection; how many bytes.
     pub(super) async fn swallow(&mut self) -> usize {
+        const END: &[u8] = b"0\r\n\r\n";
         let mut bytes = 0;
+        self.read.clear();
         loop {
-            self.read.clear();
+            // The end may come in two reads.
+            let kept = self.read.len().min(END.len() - 1);
+            self.read.drain(..self.read.len() - kept);
             let more = tokio::time::timeout(PATIENCE, self.more()).await.expect("more, or an end");
-            bytes += self.read.len();
-            if more.is_none() || self.read.ends_with(b"0\r\n\r\n") {
+            bytes += self.read.len() - kept;
+            if more.is_none() || self.read.ends_with(END) {
                 return bytes;
             }
         }
