@@ -144,7 +144,8 @@ async fn a_cell_that_refuses_ends_the_run_and_a_busy_one_is_asked_again() {
     stack.cell.state().habits.refuses = Some("busy");
     let run = browser.send("m-2", "hello").await;
     let asked = |stack: &Stack| stack.cell.state().ops.iter().filter(|op| matches!(op, Op::Send { .. })).count();
-    wait_for("the cell was asked", || async { asked(&stack) == 2 }).await;
+    // At least: a wake-up that was on its way makes it ask once more.
+    wait_for("the cell was asked", || async { asked(&stack) >= 2 }).await;
     stack.cell.state().habits.refuses = None;
     // Any other message makes it look again.
     browser.send("m-3", "more").await;
