@@ -227,7 +227,7 @@ async fn two_processes_relay_one_bot_without_doubling_anything() {
     let mut there = open(address, &stack.bot, "", &[("authorization", bearer.as_str())]).await.unwrap();
     there.tell(json!({"type": "resume", "after": 0})).await;
     here.tell(json!({"type": "resume", "after": 0})).await;
-    wait_for("both are connected", || async { stack.cell.state().hellos.len() == 2 }).await;
+    wait_for("both are connected", || async { stack.cell.state().hellos.len() >= 2 }).await;
     for index in 0..10 {
         let run =
             if index % 2 == 0 { here.send("x", "y").await } else { there.send(&format!("m-{index}"), "hi").await };
