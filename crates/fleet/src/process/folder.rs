@@ -87,8 +87,12 @@ impl Folder {
         Ok(())
     }
 
+    /// The folder is the cell's own, so anything may lie there.
     pub(super) fn remove_socket(&self) -> io::Result<()> {
-        absent_is_fine(fs::remove_file(self.socket()))
+        match fs::remove_file(self.socket()) {
+            Err(error) if error.kind() == ErrorKind::IsADirectory => remove_all(&self.socket()),
+            done => absent_is_fine(done),
+        }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -177,6 +181,9 @@ mod tests {
         folder.bound_log().unwrap();
         assert_eq!(folder.open_log().unwrap().metadata().unwrap().len(), 0);
 
+        fs::create_dir_all(folder.socket().join("in its place")).unwrap();
+        folder.remove_socket().unwrap();
+        folder.remove_socket().unwrap();
         let locked = folder.state().join("locked");
         fs::create_dir(&locked).unwrap();
         fs::write(locked.join("file"), "x").unwrap();

@@ -20,7 +20,7 @@ use crate::process::{programs, spec};
 const WITHOUT: &str = "MOLT_TEST_WITHOUT_SEAL";
 /// What the second program of these tests is told.
 const CHILD_VARIABLE: &str = "MOLT_FLEET_TEST_ORDINARY";
-/// Some user that nobody has.
+/// Some user that nobody has; its number is one that a cell of a root in a container could have.
 const ORDINARY_USER: u32 = 54_321;
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

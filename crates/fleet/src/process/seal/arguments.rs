@@ -133,9 +133,9 @@ mod tests {
         let words = |paths: &[&Path]| paths.iter().map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>();
         let of = |command: &[String]| runtime_paths(command);
         assert_eq!(of(&words(&[&program, &entry, Path::new("gateway")])), [folder.join("a")]);
-        assert_eq!(of(&words(&[&own])), [own.clone()]);
+        assert_eq!(of(&words(&[&own])), std::slice::from_ref(&own));
         assert_eq!(of(&words(&[Path::new("/usr/bin/env"), &package])), [folder.join("package")]);
-        assert_eq!(of(&words(&[Path::new("/bin/sh"), Path::new("/nowhere/at/all")])), [PathBuf::new(); 0]);
+        assert!(of(&words(&[Path::new("/bin/sh"), Path::new("/nowhere/at/all")])).is_empty());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
