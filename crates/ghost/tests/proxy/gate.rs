@@ -143,7 +143,15 @@ async fn a_gate_goes_with_its_folder_and_comes_back_after_a_restart() {
     assert_eq!(gates.run_once().unwrap().opened, 1);
     assert_eq!(ask(&rig, &rig.bot, chat(None)).await.0, 200);
 
-    let open = UnixStream::connect(socket(&rig, &rig.bot)).await.unwrap();
+    // Served once, so that it isn't one that nobody has taken yet.
+    let mut open = UnixStream::connect(socket(&rig, &rig.bot)).await.unwrap();
+    open.write_all(b"GET /healthz HTTP/1.1\r\nHost: proxy\r\n\r\n").await.unwrap();
+    let (mut answer, mut piece) = (Vec::new(), [0; 512]);
+    while !answer.ends_with(b"ok\n") {
+        let length = open.read(&mut piece).await.unwrap();
+        assert!(length > 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&piece[..length]);
+    }
     std::fs::remove_dir_all(rig.folder.join("bots")).unwrap();
     assert_eq!(gates.run_once().unwrap(), GatesHeld { open: 0, opened: 0, closed: 1 });
     assert_eq!(end(open).await, "", "a connection on which nothing is under way ends");
