@@ -17,6 +17,6 @@ mod words;
 pub use error::FleetError;
 pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
 pub use plan::{ATTEMPTS_MAX, CellFact, Facts, RuntimeFact, Stage, Step, Why, plan};
-pub use process::{ProcessHost, cell_users};
+pub use process::{ProcessHost, SealFound, SealMode, Sealing, cell_users, look_at_seal};
 pub use reconcile::{Config, Counts, Fleet};
 pub use runtime::RuntimeState;

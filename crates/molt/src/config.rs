@@ -8,15 +8,18 @@ mod written;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use molt_fleet::{SealMode, Sealing};
 use molt_identity::SignUp;
 use molt_model::{Catalog, Nanos};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use url::Url;
 
 pub use keys::{KeySource, MasterKey};
@@ -28,6 +31,10 @@ use crate::prices::list::PriceList;
 const DEFAULTS: &str = include_str!("../../../molt.default.toml");
 /// Looked for in the folder where the program starts.
 const FILE: &str = "molt.toml";
+const MIB: u64 = 1024 * 1024;
+/// Enough for the smallest runtime that somebody may write; OpenClaw wants far more.
+const MEMORY_MIB_MIN: u64 = 64;
+const PROCESSES_MIN: u32 = 32;
 
 /// What the command line says, over everything else.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +59,52 @@ pub struct Runtime {
     pub command: Vec<String>,
     /// Empty: `molt-cell` beside this program.
     pub cell: PathBuf,
+}
+
+/// How cells are kept.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cells {
+    /// Whether they are sealed off from the machine.
+    pub seal: Seal,
+    /// Of one cell.
+    pub memory_mib: u64,
+    pub processes: u32,
+}
+
+/// The words for `SealMode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seal {
+    #[default]
+    Auto,
+    Require,
+    Off,
+}
+
+impl Cells {
+    /// `gates`: wakes the proxy of this process, if there is one, which opens the cells' gates.
+    #[must_use]
+    pub fn sealing(&self, gates: Option<Arc<Notify>>) -> Sealing {
+        let mode = match self.seal {
+            Seal::Auto => SealMode::Auto,
+            Seal::Require => SealMode::Require,
+            Seal::Off => SealMode::Off,
+        };
+        Sealing { mode, memory_bytes: self.memory_mib * MIB, processes: self.processes, gates }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let small = |name: &str, least: u64| format!("fleet.{name}: a bot needs at least {least}");
+        let mut faults = Vec::new();
+        if self.memory_mib < MEMORY_MIB_MIN || self.memory_mib > u64::MAX / MIB {
+            faults.push(small("memory_mib", MEMORY_MIB_MIN));
+        }
+        if self.processes < PROCESSES_MIN {
+            faults.push(small("processes", PROCESSES_MIN.into()));
+        }
+        faults
+    }
 }
 
 /// The settings in force. Checked: whoever holds one can start.
@@ -82,6 +135,7 @@ pub struct Config {
     /// Bots whose use looks unusual are noticed.
     pub watch: bool,
     pub runtime: Runtime,
+    pub fleet: Cells,
 }
 
 impl Config {
@@ -131,7 +185,9 @@ impl Config {
             limits: take.value("limits"),
             watch: take.value("watch"),
             runtime: take.value("runtime"),
+            fleet: take.value("fleet"),
         };
+        faults.extend(config.fleet.faults());
         config.set_operator(&operator, &mut faults);
         config.public_url = url("public_url", &public_url, &mut faults);
         config.proxy_url = url("proxy_url", &proxy_url, &mut faults);

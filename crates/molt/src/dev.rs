@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use molt_fleet::{Host, ProcessHost, RuntimeState, cell_users};
+use molt_fleet::{Host, ProcessHost, RuntimeState, Sealing, cell_users, look_at_seal};
 use molt_identity::SignUp;
 use molt_model::SystemClock;
 use tokio::net::TcpListener;
@@ -166,6 +166,12 @@ fn greet(config: &Config, screen: &Screen, bound: SocketAddr, data: &DataDir, be
         names => format!("Models: {}", names.join(", ")),
     };
     screen.good(&models);
+    let seal = look_at_seal(&config.fleet.sealing(Some(Arc::default())), cell_users().as_ref());
+    match (seal.sealed, seal.missing.as_slice()) {
+        (true, []) => screen.good("Assistants are sealed off from this machine and from each other"),
+        (true, missing) => screen.note(&format!("Assistants are sealed off, but {}", missing.join("; "))),
+        (false, missing) => screen.note(&format!("Assistants are not sealed off: {}", missing.join("; "))),
+    }
     if cell_users().is_none() {
         screen.note("Assistants run as your own user here. For a user each, start molt as root");
     }
@@ -200,7 +206,7 @@ async fn reset(config: &Config, data: &DataDir, yes: bool, screen: &Screen) -> a
         catalog: config.own_catalog()?.into(),
         uid_range: cell_users(),
     };
-    let host = ProcessHost::new(&settings)?;
+    let host = ProcessHost::new(&settings, &Sealing::off())?;
     for bot in host.list().await? {
         host.stop(&bot, true).await.with_context(|| format!("the assistant {bot} could not be removed"))?;
     }

@@ -5,8 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use molt_fleet::{Host, ProcessHost, Report, cell_users};
+use molt_fleet::{Host, ProcessHost, Report, SealMode, Sealing, cell_users, look_at_seal};
 use molt_store::local::{Cluster, MAJOR_MIN, server_major};
 
 use crate::config::Config;
@@ -38,6 +39,7 @@ pub async fn run(config: &Config) -> bool {
     findings.push(npm());
     findings.push(runtime(config, &data));
     findings.push(cells(config));
+    findings.extend(seal(config));
     findings.extend(running_cells(config, &data).await);
     findings.extend(models(config));
     let mut healthy = true;
@@ -151,10 +153,28 @@ fn cells(config: &Config) -> Finding {
     }
     match cell_users() {
         Some(range) => Good(format!("Each bot runs as a user of its own ({} to {})", range.start(), range.end())),
-        None => Note(
-            "bots run as your own user, so they are kept apart by good manners only; start molt as root".to_owned(),
-        ),
+        None => Note("bots run as your own user; for a user each, start molt as root".to_owned()),
     }
+}
+
+/// How far bots are sealed off, and what no host of this kind does.
+fn seal(config: &Config) -> Vec<Finding> {
+    let sealing = config.fleet.sealing(Some(Arc::default()));
+    let found = look_at_seal(&sealing, cell_users().as_ref());
+    let mut findings = Vec::new();
+    if found.sealed {
+        let text = "Bots are sealed off: files, processes and network of their own";
+        let limits = format!("{} MiB and {} processes each", config.fleet.memory_mib, config.fleet.processes);
+        findings.push(match found.missing.as_slice() {
+            [] => Good(format!("{text}, {limits}")),
+            missing => Note(format!("{text}; but {}", missing.join("; "))),
+        });
+        findings.push(Note("what a bot keeps on disk is not limited; watch the free room".to_owned()));
+    } else {
+        let text = format!("bots are not sealed off from this machine: {}", found.missing.join("; "));
+        findings.push(if sealing.mode == SealMode::Require { Bad(text) } else { Note(text) });
+    }
+    findings
 }
 
 /// Cells outlive a killed molt, so somebody may wonder what still runs.
@@ -169,7 +189,7 @@ async fn running_cells(config: &Config, data: &DataDir) -> Option<Finding> {
         catalog: config.own_catalog().ok()?.into(),
         uid_range: None,
     };
-    let host = ProcessHost::new(&settings).ok()?;
+    let host = ProcessHost::new(&settings, &Sealing::off()).ok()?;
     let (mut all, mut running) = (0, Vec::new());
     for bot in host.list().await.ok()? {
         all += 1;

@@ -2,7 +2,7 @@
 //! Never: a decision of the product.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use anyhow::Context;
 use axum::Router;
 use molt_api::{ApiState, Relays};
 use molt_billing::{Inbox, LocalPayments, Renew};
-use molt_fleet::{Fleet, ProcessHost, RuntimeState, cell_users};
-use molt_ghost::{Ghost, Rounds};
+use molt_fleet::{Fleet, ProcessHost, RuntimeState, Sealing, cell_users};
+use molt_ghost::{Gates, Ghost, Rounds};
 use molt_identity::Local;
 use molt_model::{CatalogInForce, Clock, SystemClock};
 use molt_notify::{Deliver, LocalMailer};
 use molt_store::{Channel, Store};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, KeySource, MasterKey, ProviderKind};
 use crate::prices::Prices;
-use crate::tasks::{Schedule, Tasks};
+use crate::tasks::{Schedule, Tasks, Woken};
 
 /// The nets under the wake-ups. Work that a lost wake-up forgot waits no longer than this.
 const QUEUE_PERIOD: Duration = Duration::from_secs(15);
@@ -29,6 +29,8 @@ const FLEET_PERIOD: Duration = Duration::from_secs(5);
 const RENEW_PERIOD: Duration = Duration::from_secs(60);
 /// What a bot uses is looked at this often; what it does with money that it doesn't have, the caps stop at once.
 const WATCH_PERIOD: Duration = Duration::from_secs(30);
+/// The net under the fleet's own call: a cell that lives already waits for a lost gate no longer.
+const GATES_PERIOD: Duration = Duration::from_secs(1);
 /// Ended log-ins, used tickets and old messages do no harm while they wait for this.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60 * 60);
 
@@ -60,6 +62,7 @@ pub struct Platform {
     pub router: Router,
     pub fleet: Option<Arc<Fleet>>,
     pub ghost: Option<Ghost>,
+    gates: Option<Arc<Gates>>,
     relays: Option<Relays>,
     pub ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     store: Store,
@@ -83,12 +86,14 @@ impl Platform {
         let ready = readiness(fleet.as_ref().map(|parts| parts.runtime.clone()));
         let (mut router, mut relays) = (Router::new(), None);
         let ghost = match roles.proxy {
-            true => Some(start_ghost(config, bound, store.clone(), catalog.clone(), clock.clone(), data_dir)?),
+            true => Some(start_ghost(config, bound, store.clone(), catalog.clone(), clock.clone(), data_dir.clone())?),
             false => None,
         };
         if roles.proxy && config.watch {
             start_rounds(&store, &clock, &tasks);
         }
+        let wanted = Arc::new(Notify::new());
+        let gates = ghost.as_ref().map(|ghost| start_gates(ghost, &data_dir, &tasks, wanted.clone()));
         if let Some(ghost) = &ghost {
             router = router.merge(molt_ghost::router(ghost.clone()));
         }
@@ -98,10 +103,13 @@ impl Platform {
             relays = Some(chats);
         }
         let fleet = match fleet.filter(|_| roles.fleet) {
-            Some(parts) => Some(start_fleet(config, bound, store.clone(), catalog, clock, &tasks, parts)?),
+            Some(parts) => {
+                let sealing = config.fleet.sealing(gates.as_ref().map(|_| wanted));
+                Some(start_fleet(config, &sealing, bound, store.clone(), catalog, clock, &tasks, parts)?)
+            }
             None => None,
         };
-        Ok(Self { tasks, router, fleet, ghost, relays, ready, store })
+        Ok(Self { tasks, router, fleet, ghost, gates, relays, ready, store })
     }
 
     /// Ends everything in the order that loses nothing: cells first, whose last calls still settle; then the loops, the
@@ -118,6 +126,9 @@ impl Platform {
         }
         if !self.tasks.stop(Duration::from_secs(3)).await {
             tracing::warn!("a loop was cut in its round; the next start takes its work up again");
+        }
+        if let Some(gates) = &self.gates {
+            gates.close();
         }
         if let Some(ghost) = &self.ghost {
             ghost.drain().await;
@@ -174,6 +185,22 @@ fn start_ghost(
         practice_pace: config.practice_pace,
     };
     Ok(Ghost::start(ghost, store, clock)?)
+}
+
+/// `wanted`: told by the fleet of this process when a cell is about to need its gate.
+fn start_gates(ghost: &Ghost, data_dir: &Path, tasks: &Tasks, wanted: Arc<Notify>) -> Arc<Gates> {
+    let gates = Arc::new(Gates::new(ghost, data_dir));
+    let schedule = Schedule { name: "gates", period: GATES_PERIOD, wakes: |channel| *channel == Channel::Fleet };
+    let held = gates.clone();
+    let woken = move || -> Woken {
+        let wanted = wanted.clone();
+        Box::pin(async move { wanted.notified().await })
+    };
+    tasks.spawn_woken(schedule, woken, move || {
+        let gates = held.clone();
+        async move { Ok(gates.run_once().map(|held| (held.opened + held.closed) as u64)?) }
+    });
+    gates
 }
 
 fn start_rounds(store: &Store, clock: &Arc<dyn Clock>, tasks: &Tasks) {
@@ -237,8 +264,10 @@ fn start_api(
     (molt_api::router(state.with_readiness(ready)), relays)
 }
 
+#[expect(clippy::too_many_arguments, reason = "the place where everything comes together")]
 fn start_fleet(
     config: &Config,
+    sealing: &Sealing,
     bound: SocketAddr,
     store: Store,
     catalog: CatalogInForce,
@@ -250,14 +279,17 @@ fn start_fleet(
         Some(url) => url.as_str().trim_end_matches('/').to_owned(),
         None => format!("http://{}/v1", loopback(bound)),
     };
-    let settings = molt_fleet::Config {
+    let mut settings = molt_fleet::Config {
         data_dir: parts.data_dir,
         cell_binary: parts.cell_binary,
         proxy_url,
         catalog,
         uid_range: cell_users(),
     };
-    let host = Arc::new(ProcessHost::new(&settings).context("cells can't run here")?);
+    let host = Arc::new(ProcessHost::new(&settings, sealing).context("cells can't run here")?);
+    if let Some(way_out) = host.way_out() {
+        settings.proxy_url = way_out;
+    }
     let fleet = Arc::new(Fleet::new(settings, store, clock, host, parts.runtime));
     let schedule = Schedule { name: "fleet", period: FLEET_PERIOD, wakes: |channel| *channel == Channel::Fleet };
     let (waiting, working) = (fleet.clone(), fleet.clone());
