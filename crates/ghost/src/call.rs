@@ -122,11 +122,6 @@ where
     let body = read(&inner.buffers, headers, body).await?;
     let asked = request::read(surface, &body.bytes)?;
     let catalog = inner.catalog.current();
-    inner.book.keep(&catalog, inner.clock.now()).await.map_err(|error| {
-        let error = &error as &dyn std::error::Error;
-        tracing::error!(error, "no call can go out: its price book can't be kept");
-        Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS)
-    })?;
     let targets = targets(&catalog, surface, &asked.model)?;
     let worst = WorstCase::of(&asked, surface, &targets, body.bytes.len());
     let place = inner.admission.place(&entry, worst.likely_tokens)?;

@@ -5,7 +5,6 @@
 mod admission;
 mod answer;
 mod body;
-mod book;
 mod books;
 mod call;
 mod config;
@@ -47,7 +46,6 @@ use url::Url;
 use admission::Admission;
 use answer::Refusal;
 use body::Buffers;
-use book::Book;
 use books::Books;
 use journal::Journal;
 use metrics::Metrics;
@@ -59,7 +57,7 @@ use watch::Watch;
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
 pub use serve::{Listeners, Server};
-pub use upstream::MasterKey;
+pub use upstream::{KeyFileFault, MasterKey, read_key_file};
 pub use watch::{Looked, Rounds};
 
 /// Calls in flight in one process; the next one is asked to come back in a moment. Bounds memory and open sockets.
@@ -102,7 +100,6 @@ struct Inner {
     journal: Arc<Journal>,
     books: Books,
     routes: Routes,
-    book: Book,
     buffers: Buffers,
     calls: Arc<Semaphore>,
     metrics: Metrics,
@@ -122,7 +119,6 @@ impl Ghost {
         let journal = Arc::new(journal);
         let books = Books::start(store.clone(), Arc::clone(&clock), Arc::clone(&journal), recovered);
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
-        let book = Book::new(store.clone());
         let watch = config.watch.then(|| Arc::new(Watch::new(store.clone(), Arc::clone(&clock))));
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
         let traces = config.otlp_endpoint.as_ref().map(Traces::start).transpose()?;
@@ -145,7 +141,6 @@ impl Ghost {
             journal,
             books,
             routes: Routes::default(),
-            book,
             buffers: Buffers::default(),
             calls,
             metrics: Metrics::new(seen),

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-pub use keys::{KeySource, MasterKey};
+pub use keys::KeySource;
 pub use models::{Offer, Provider, ProviderKind};
 
 use crate::prices::list::PriceList;
