@@ -54,6 +54,15 @@ where
     })
 }
 
+/// For a request whose body has a length and comes in chunks. Its connection ends with the answer.
+pub(crate) fn two_lengths() -> Response<AnswerBody> {
+    let message = "Send either Content-Length or Transfer-Encoding: with both, the body can be read in two ways.";
+    let refused = Refusal::invalid("two_lengths", message).response(Style::OpenAi);
+    let mut refused = refused.map(AnswerBody::whole);
+    refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    refused
+}
+
 fn not_here() -> Refusal {
     let message = "There is nothing here. GET /v1/models lists the models; the paths are OpenAI's and Anthropic's.";
     Refusal::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)

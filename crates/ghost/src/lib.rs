@@ -8,6 +8,7 @@ mod body;
 mod books;
 mod call;
 mod config;
+mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod journal;
@@ -56,6 +57,7 @@ use watch::Watch;
 
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
+pub use framing::{Framing, Watched};
 pub use serve::{Listeners, Server};
 pub use upstream::{KeyFileFault, MasterKey, read_key_file};
 pub use watch::{Looked, Rounds};
@@ -196,6 +198,12 @@ impl Inner {
 
 fn restarting() -> Refusal {
     Refusal::later("restarting", "Restarting; please try again in a moment.", BUSY_RETRY_SECONDS)
+}
+
+/// What a listener of somebody else's answers below `/v1` when `Framing` says that a request is double.
+#[must_use]
+pub fn two_lengths() -> Response {
+    Response::from(call::two_lengths().map(Body::new))
 }
 
 /// The proxy's routes below `/v1`, for a listener that serves other things as well. `Server` is faster.

@@ -25,6 +25,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::framing::Watched;
 use crate::{Ghost, call};
 
 /// A fresh connection, or one between two requests, gets so long for the next head. Callers that poll keep theirs.
@@ -159,9 +160,11 @@ impl Drop for Place {
 async fn connection(ghost: Ghost, stream: TcpStream, stop: CancellationToken, _place: Place) {
     // Words of an answer are small packets that must not wait for each other. Without it they are only slower.
     let _ = stream.set_nodelay(true);
+    let stream = Watched::new(stream);
+    let framing = stream.framing();
     let service = service_fn(move |request: Request<Incoming>| {
-        let ghost = ghost.clone();
-        async move { Ok::<_, Infallible>(call::handle(&ghost.0, request).await) }
+        let (ghost, double) = (ghost.clone(), framing.is_double(request.headers()));
+        async move { Ok::<_, Infallible>(if double { call::two_lengths() } else { call::handle(&ghost.0, request).await }) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
