@@ -162,9 +162,7 @@ where
             traceparent
         }
     };
-    let bodies = targets
-        .iter()
-        .map(|target| (target.provider.to_owned(), request::outgoing(&body.bytes, &asked, target.model, output_limit)));
+    let bodies = targets.iter().map(|target| request::outgoing(&body.bytes, &asked, target.model, output_limit));
     let exchange = Exchange {
         surface,
         bodies: bodies.collect(),
@@ -206,8 +204,8 @@ fn targets<'a>(catalog: &'a Catalog, surface: Surface, name: &'a str) -> Result<
 /// One call on its way to a provider. It is run to its end also when the caller hangs up.
 struct Exchange {
     surface: Surface,
-    /// By provider, first choice first.
-    bodies: Vec<(String, Bytes)>,
+    /// One for each route of the call.
+    bodies: Vec<Bytes>,
     strip_usage: bool,
     call: OpenCall,
     entry: Arc<KeyEntry>,
@@ -221,8 +219,8 @@ struct Exchange {
 impl Exchange {
     async fn run(self) -> Result<Response<AnswerBody>, Refusal> {
         let Self { surface, bodies, strip_usage, mut call, entry, traceparent, switches, body } = self;
-        let candidates: Vec<_> =
-            bodies.iter().map(|(provider, body)| Candidate { provider, body: body.clone() }).collect();
+        let routes = call.routes().iter().zip(bodies);
+        let candidates: Vec<_> = routes.map(|(route, body)| Candidate { provider: &route.provider, body }).collect();
         call.goes_out(body.waited);
         let origin = Origin { request_id: call.id, traceparent: traceparent.as_ref(), headers: &switches };
         let sent = call.inner.upstreams.send(surface, &candidates, &origin, &call.departure()).await;
