@@ -2,7 +2,9 @@
 // a key, and runs until it is stopped. A second process beside it (`molt dev`) holds the database and the account.
 // With --command it starts no proxy and prints how to start one, so that a rig can time the start.
 //
-// PORT (27900), UP_PORT (18080), GW_CORE (0), LOAD_CORE (1): where they listen and on which cores they run.
+// PORT (27900), OPERATOR_PORT (27902), UP_PORT (18080), GW_CORE (0), LOAD_CORE (1): where they listen and on which cores they
+// run. The database shares the load's core at the lowest priority: in an installation it has a machine of its own, and here
+// it must not take the time of the load. What that leaves behind is waited for and counted (gateway.mjs).
 import { execFile, spawn } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
@@ -15,6 +17,7 @@ const run = promisify(execFile);
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 const MOLT = join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'release', 'molt');
 const PORT = Number(process.env.PORT ?? 27900);
+const OPERATOR_PORT = Number(process.env.OPERATOR_PORT ?? 27902);
 const UP_PORT = Number(process.env.UP_PORT ?? 18080);
 const GW_CORE = process.env.GW_CORE ?? '0';
 const LOAD_CORE = process.env.LOAD_CORE ?? '1';
@@ -77,7 +80,7 @@ async function platform(folder, config, env) {
   const base = `http://127.0.0.1:${port}`;
   const options = ['--config', config, '--data-dir', join(folder, 'platform'), '--listen', `127.0.0.1:${port}`];
   const beside = { ...env, MOLT_OPERATOR_LISTEN: '127.0.0.1:0', MOLT_RUNTIME__COMMAND: '["true"]', MOLT_RUNTIME__CELL: '/bin/true' };
-  const child = spawn('taskset', ['-c', LOAD_CORE, MOLT, 'dev', ...options], { env: beside, stdio: ['ignore', 'ignore', 'inherit'] });
+  const child = spawn('nice', ['-n', '19', 'taskset', '-c', LOAD_CORE, MOLT, 'dev', ...options], { env: beside, stdio: ['ignore', 'ignore', 'inherit'] });
   await ready(`${base}/readyz`, child, 'molt dev');
   const person = { email: 'bench@example.com', password: 'a long enough one', name: 'Bench' };
   const { token } = await post(base, '/api/auth/signup', person);
@@ -110,8 +113,8 @@ export async function prepare() {
     }
     await rm(folder, { recursive: true, force: true });
   };
-  const proxyEnv = { ...env, DATABASE_URL: database, MOLT_SEAL_KEY: seal, MOLT_OPERATOR_LISTEN: '127.0.0.1:0' };
-  return { command, env: proxyEnv, key, url: `http://127.0.0.1:${PORT}/v1/chat/completions`, model: 'up/gpt-4o-mini', stop };
+  const proxyEnv = { ...env, DATABASE_URL: database, MOLT_SEAL_KEY: seal, MOLT_OPERATOR_LISTEN: `127.0.0.1:${OPERATOR_PORT}` };
+  return { command, env: proxyEnv, key, url: `http://127.0.0.1:${PORT}/v1/chat/completions`, model: 'up/gpt-4o-mini', metrics: `http://127.0.0.1:${OPERATOR_PORT}/metrics`, stop };
 }
 
 async function main() {

@@ -72,6 +72,15 @@ where
     })
 }
 
+/// For a request whose body has a length and comes in chunks. Its connection ends with the answer.
+pub(crate) fn two_lengths() -> Response<AnswerBody> {
+    let message = "Send either Content-Length or Transfer-Encoding: with both, the body can be read in two ways.";
+    let refused = Refusal::invalid("two_lengths", message).response(Style::OpenAi);
+    let mut refused = refused.map(AnswerBody::whole);
+    refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    refused
+}
+
 fn not_here() -> Refusal {
     let message = "There is nothing here. GET /v1/models lists the models; the paths are OpenAI's and Anthropic's.";
     Refusal::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
@@ -140,11 +149,6 @@ where
     let body = read(&inner.buffers, headers, body).await?;
     let asked = request::read(surface, &body.bytes)?;
     let catalog = inner.catalog.current();
-    inner.book.keep(&catalog, inner.clock.now()).await.map_err(|error| {
-        let error = &error as &dyn std::error::Error;
-        tracing::error!(error, "no call can go out: its price book can't be kept");
-        Refusal::later("not_available", "Not available just now; please try again.", BUSY_RETRY_SECONDS)
-    })?;
     let targets = targets(&catalog, surface, &asked.model)?;
     let worst = WorstCase::of(&asked, surface, &targets, body.bytes.len());
     let place = inner.admission.place(&entry, worst.likely_tokens)?;
@@ -176,9 +180,7 @@ where
             traceparent
         }
     };
-    let bodies = targets
-        .iter()
-        .map(|target| (target.provider.to_owned(), request::outgoing(&body.bytes, &asked, target.model, output_limit)));
+    let bodies = targets.iter().map(|target| request::outgoing(&body.bytes, &asked, target.model, output_limit));
     let exchange = Exchange {
         surface,
         bodies: bodies.collect(),
@@ -220,8 +222,8 @@ fn targets<'a>(catalog: &'a Catalog, surface: Surface, name: &'a str) -> Result<
 /// One call on its way to a provider. It is run to its end also when the caller hangs up.
 struct Exchange {
     surface: Surface,
-    /// By provider, first choice first.
-    bodies: Vec<(String, Bytes)>,
+    /// One for each route of the call.
+    bodies: Vec<Bytes>,
     strip_usage: bool,
     call: OpenCall,
     entry: Arc<KeyEntry>,
@@ -235,8 +237,8 @@ struct Exchange {
 impl Exchange {
     async fn run(self) -> Result<Response<AnswerBody>, Refusal> {
         let Self { surface, bodies, strip_usage, mut call, entry, traceparent, switches, body } = self;
-        let candidates: Vec<_> =
-            bodies.iter().map(|(provider, body)| Candidate { provider, body: body.clone() }).collect();
+        let routes = call.routes().iter().zip(bodies);
+        let candidates: Vec<_> = routes.map(|(route, body)| Candidate { provider: &route.provider, body }).collect();
         call.goes_out(body.waited);
         let origin = Origin { request_id: call.id, traceparent: traceparent.as_ref(), headers: &switches };
         let sent = call.inner.upstreams.send(surface, &candidates, &origin, &call.departure()).await;

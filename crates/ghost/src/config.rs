@@ -15,7 +15,8 @@ use crate::upstream::MasterKey;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub providers: Vec<ProviderConfig>,
-    /// Prices change while the proxy runs; each call holds the ones that it began with.
+    /// Prices change while the proxy runs; each call holds the ones that it began with. Whoever puts a catalogue in force
+    /// has its price book in the database before, as every row names its book.
     pub catalog: CatalogInForce,
     /// The journal lives in `<data_dir>/ghost`.
     pub data_dir: PathBuf,

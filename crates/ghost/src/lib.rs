@@ -5,10 +5,10 @@
 mod admission;
 mod answer;
 mod body;
-mod book;
 mod books;
 mod call;
 mod config;
+mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gate;
@@ -48,7 +48,6 @@ use url::Url;
 use admission::Admission;
 use answer::Refusal;
 use body::Buffers;
-use book::Book;
 use books::Books;
 use call::Caller;
 use journal::Journal;
@@ -60,9 +59,10 @@ use watch::Watch;
 
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
+pub use framing::{Framing, Watched};
 pub use gate::{Gates, GatesHeld};
 pub use serve::{Listeners, Server};
-pub use upstream::MasterKey;
+pub use upstream::{KeyFileFault, MasterKey, read_key_file};
 pub use watch::{Looked, Rounds};
 
 /// Calls in flight in one process; the next one is asked to come back in a moment. Bounds memory and open sockets.
@@ -105,7 +105,6 @@ struct Inner {
     journal: Arc<Journal>,
     books: Books,
     routes: Routes,
-    book: Book,
     buffers: Buffers,
     calls: Arc<Semaphore>,
     metrics: Metrics,
@@ -125,7 +124,6 @@ impl Ghost {
         let journal = Arc::new(journal);
         let books = Books::start(store.clone(), Arc::clone(&clock), Arc::clone(&journal), recovered);
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
-        let book = Book::new(store.clone());
         let watch = config.watch.then(|| Arc::new(Watch::new(store.clone(), Arc::clone(&clock))));
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
         let traces = config.otlp_endpoint.as_ref().map(Traces::start).transpose()?;
@@ -148,7 +146,6 @@ impl Ghost {
             journal,
             books,
             routes: Routes::default(),
-            book,
             buffers: Buffers::default(),
             calls,
             metrics: Metrics::new(seen),
@@ -204,6 +201,12 @@ impl Inner {
 
 fn restarting() -> Refusal {
     Refusal::later("restarting", "Restarting; please try again in a moment.", BUSY_RETRY_SECONDS)
+}
+
+/// What a listener of somebody else's answers below `/v1` when `Framing` says that a request is double.
+#[must_use]
+pub fn two_lengths() -> Response {
+    Response::from(call::two_lengths().map(Body::new))
 }
 
 /// The proxy's routes below `/v1`, for a listener that serves other things as well. `Server` is faster.

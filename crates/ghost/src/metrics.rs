@@ -1,6 +1,7 @@
 //! What the proxy says of itself to whoever watches it: calls, tokens, money and times, by provider, model and surface.
 //! Never: a label with a person, a bot or a key in it, or with a name that a caller made up.
 
+mod histogram;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,12 @@ use molt_model::{Target, TokenUsage};
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::admission::purse::Charge;
 use crate::surface::Surface;
 
+use histogram::Histogram;
 pub(crate) use state::State;
 
 /// Models that are told apart. A price list has some hundreds; lists that come and go must not add up for ever.
@@ -106,7 +107,7 @@ impl Series {
         if charge.operator.0 > 0 {
             self.operator.inc_by(charge.operator.0.unsigned_abs());
         }
-        self.duration.observe(duration.as_secs_f64());
+        self.duration.observe(duration);
     }
 
     /// A call ended that costs nothing.
@@ -116,7 +117,7 @@ impl Series {
 
     /// The answer has begun. `fallback`: this wasn't the first choice.
     pub(crate) fn answered(&self, first_byte: Duration, fallback: bool) {
-        self.first_byte.observe(first_byte.as_secs_f64());
+        self.first_byte.observe(first_byte);
         if fallback {
             self.fallbacks.inc();
         }
@@ -124,7 +125,7 @@ impl Series {
 
     /// The call goes out, after so much time of the proxy's own.
     pub(crate) fn left(&self, added: Duration) {
-        self.added.observe(added.as_secs_f64());
+        self.added.observe(added);
     }
 }
 
@@ -183,8 +184,8 @@ impl Metrics {
 
 impl Families {
     fn registered(registry: &mut Registry) -> Self {
-        let answers: fn() -> Histogram = || Histogram::new(ANSWER_BUCKETS);
-        let own: fn() -> Histogram = || Histogram::new(OWN_BUCKETS);
+        let answers: fn() -> Histogram = || Histogram::new(&ANSWER_BUCKETS);
+        let own: fn() -> Histogram = || Histogram::new(&OWN_BUCKETS);
         let families = Self {
             calls: Family::default(),
             tokens: Family::default(),

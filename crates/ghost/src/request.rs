@@ -5,6 +5,7 @@ mod content;
 mod fields;
 mod price;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -105,22 +106,24 @@ pub(crate) fn read(surface: Surface, body: &[u8]) -> Result<Asked, Refusal> {
 /// The body as it goes out: the provider's own name for the model, the usage asked for, and, where the caller set no
 /// limit, this one.
 pub(crate) fn outgoing(body: &Bytes, asked: &Asked, model: &str, output_limit: i64) -> Bytes {
-    let mut edits = vec![(asked.model_at.clone(), Value::from(model).to_string())];
-    match &asked.options {
-        Edit::None => {}
-        Edit::Insert(at) => edits.push((*at..*at, r#""stream_options":{"include_usage":true},"#.to_owned())),
-        Edit::Replace(at, text) => edits.push((at.clone(), text.clone())),
-    }
-    match &asked.limit {
-        Edit::None => {}
-        Edit::Insert(at) => edits.push((*at..*at, format!("\"{}\":{output_limit},", asked.limit_name))),
-        Edit::Replace(at, _) => edits.push((at.clone(), output_limit.to_string())),
-    }
-    edits.sort_by_key(|(range, _)| range.start);
-    let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
+    let options = match &asked.options {
+        Edit::None => None,
+        Edit::Insert(at) => Some((*at..*at, Cow::Borrowed(r#""stream_options":{"include_usage":true},"#))),
+        Edit::Replace(at, text) => Some((at.clone(), Cow::Borrowed(text.as_str()))),
+    };
+    let limit = match &asked.limit {
+        Edit::None => None,
+        Edit::Insert(at) => Some((*at..*at, Cow::Owned(format!("\"{}\":{output_limit},", asked.limit_name)))),
+        Edit::Replace(at, _) => Some((at.clone(), Cow::Owned(output_limit.to_string()))),
+    };
+    let model = serde_json::to_string(model).expect("a text can be written");
+    // Where two stand at one place, in this order.
+    let mut edits = [Some((asked.model_at.clone(), Cow::Owned(model))), options, limit];
+    edits.sort_by_key(|edit| edit.as_ref().map_or(usize::MAX, |(range, _)| range.start));
+    let added: usize = edits.iter().flatten().map(|(_, text)| text.len()).sum();
     let mut out = Vec::with_capacity(body.len() + added);
     let mut from = 0;
-    for (range, text) in edits {
+    for (range, text) in edits.into_iter().flatten() {
         out.extend_from_slice(&body[from..range.start]);
         out.extend_from_slice(text.as_bytes());
         from = range.end;

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::Ghost;
 use crate::call::{self, Caller};
+use crate::framing::Watched;
 
 /// A fresh connection, or one between two requests, gets so long for the next head. Callers that poll keep theirs.
 pub(crate) const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
@@ -160,9 +161,16 @@ impl Drop for Place {
 async fn connection(ghost: Ghost, stream: TcpStream, stop: CancellationToken, _place: Place) {
     // Words of an answer are small packets that must not wait for each other. Without it they are only slower.
     let _ = stream.set_nodelay(true);
+    let stream = Watched::new(stream);
+    let framing = stream.framing();
     let service = service_fn(move |request: Request<Incoming>| {
-        let ghost = ghost.clone();
-        async move { Ok::<_, Infallible>(call::handle(&ghost.0, Caller::KeyHolder, request).await) }
+        let (ghost, double) = (ghost.clone(), framing.is_double(request.headers()));
+        async move {
+            if double {
+                return Ok::<_, Infallible>(call::two_lengths());
+            }
+            Ok(call::handle(&ghost.0, Caller::KeyHolder, request).await)
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -2,6 +2,8 @@
 //! estimates where there is none.
 //! Never: trust in a figure's sign or size, or in a report that stands where the model or the caller could have put it.
 
+mod figures;
+
 use std::sync::LazyLock;
 
 use memchr::{memchr2, memmem};
@@ -11,6 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::surface::{Style, Surface};
+use figures::{Count, Details};
 
 /// A hundred million tokens in one call: no model has such a window, so a larger figure is a fault.
 const TOKENS_MAX: i64 = 100_000_000;
@@ -25,63 +28,51 @@ const CANDIDATES_MAX: usize = 8;
 const REPORT_KEY: &[u8] = b"\"usage\"";
 
 /// A report in the words of any provider. Fields that one leaves out, or spells as something else, count as nothing.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Report {
-    prompt_tokens: Value,
-    completion_tokens: Value,
-    total_tokens: Value,
-    prompt_tokens_details: Value,
-    completion_tokens_details: Value,
-    input_tokens: Value,
-    output_tokens: Value,
-    input_tokens_details: Value,
-    output_tokens_details: Value,
-    cache_creation_input_tokens: Value,
-    cache_read_input_tokens: Value,
+    prompt_tokens: Count,
+    completion_tokens: Count,
+    total_tokens: Count,
+    prompt_tokens_details: Details,
+    completion_tokens_details: Details,
+    input_tokens: Count,
+    output_tokens: Count,
+    input_tokens_details: Details,
+    output_tokens_details: Details,
+    cache_creation_input_tokens: Count,
+    cache_read_input_tokens: Count,
 }
 
 impl Report {
     /// `None`: it says nothing at all.
     pub(crate) fn tokens(&self, style: Style) -> Option<TokenUsage> {
-        let first = |names: [&Value; 2]| names.into_iter().find_map(count);
-        let input = first([&self.prompt_tokens, &self.input_tokens]);
-        let output = first([&self.completion_tokens, &self.output_tokens]);
+        let input = self.prompt_tokens.0.or(self.input_tokens.0);
+        let output = self.completion_tokens.0.or(self.output_tokens.0);
         if input.is_none() && output.is_none() {
             return None;
         }
-        let ins = |name| detail(&self.prompt_tokens_details, name).max(detail(&self.input_tokens_details, name));
-        let outs = |name| detail(&self.completion_tokens_details, name).max(detail(&self.output_tokens_details, name));
+        let ins = self.prompt_tokens_details.or_more(self.input_tokens_details);
+        let outs = self.completion_tokens_details.or_more(self.output_tokens_details);
         let (input, output) = (input.unwrap_or(0), output.unwrap_or(0));
-        let reasoning = outs("reasoning_tokens").max(outs("thinking_tokens"));
+        let reasoning = outs.reasoning;
         if style == Style::Anthropic {
             // Its input is what was neither read from the cache nor written to it.
-            let cache_read = count(&self.cache_read_input_tokens).unwrap_or(0);
-            let cache_write = count(&self.cache_creation_input_tokens).unwrap_or(0);
+            let cache_read = self.cache_read_input_tokens.0.unwrap_or(0);
+            let cache_write = self.cache_creation_input_tokens.0.unwrap_or(0);
             let input = (input + cache_read + cache_write).min(TOKENS_MAX);
             return Some(TokenUsage { input, output, cache_read, cache_write, reasoning });
         }
         // Some count what was thought beside what was said; their total tells.
-        let beside = reasoning > 0 && count(&self.total_tokens) == Some(input + output + reasoning);
+        let beside = reasoning > 0 && self.total_tokens.0 == Some(input + output + reasoning);
         Some(TokenUsage {
             input,
             output: if beside { (output + reasoning).min(TOKENS_MAX) } else { output },
-            cache_read: ins("cached_tokens"),
-            cache_write: ins("cache_creation_tokens").max(ins("cache_creation_input_tokens")),
+            cache_read: ins.cache_read,
+            cache_write: ins.cache_write,
             reasoning,
         })
     }
-}
-
-fn detail(details: &Value, name: &str) -> i64 {
-    details.get(name).and_then(count).unwrap_or(0)
-}
-
-fn count(value: &Value) -> Option<i64> {
-    let number = value.as_i64().or_else(|| value.as_u64().map(|_| TOKENS_MAX));
-    #[expect(clippy::cast_possible_truncation, reason = "the range is checked by clamp; NaN becomes zero")]
-    let number = number.or_else(|| value.as_f64().map(|float| float.clamp(0.0, TOKENS_MAX as f64) as i64));
-    number.map(|number| number.clamp(0, TOKENS_MAX))
 }
 
 /// Tokens of that many bytes of text, rounded up.

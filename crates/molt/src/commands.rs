@@ -2,7 +2,8 @@
 //! Never: a secret printed a second time, or a change that the audit log doesn't show.
 
 use anyhow::{Context, bail};
-use molt_model::{BotId, Clock, KeyId, Nanos, SystemClock, Time};
+use chrono::TimeDelta;
+use molt_model::{BotId, Clock, HolderId, KeyId, Nanos, SystemClock, Time};
 use molt_store::Store;
 use molt_store::ghost::KeyCapSet;
 use molt_store::users::Role;
@@ -16,6 +17,8 @@ use crate::database::Database;
 /// Who the audit log names when somebody with the machine's command line acts.
 pub(crate) const ACTOR: &str = "command line";
 const KEYS_LISTED_MAX: i64 = 1_000;
+/// A proxy that lives says so every ten seconds; whoever was silent for six times that is surely not at work.
+const PROXY_UNSEEN: TimeDelta = TimeDelta::minutes(1);
 
 /// A Ghost Key for a program of this person's. Printed once, on a line of its own.
 pub async fn create_key(config: &Config, email: &str, label: &str, cap: Option<Nanos>) -> anyhow::Result<()> {
@@ -93,6 +96,46 @@ pub async fn resume_bot(config: &Config, id: &BotId) -> anyhow::Result<()> {
     tx.audit(ACTOR, "bot.resume", id.as_str(), &json!({ "resumed": resumed }), now).await?;
     tx.commit().await?;
     println!("{}", if resumed { "The assistant goes on." } else { "Nothing was in the assistant's way." });
+    Ok(())
+}
+
+/// The proxies whose leases haven't returned, a line each, longest unseen first: id, since when, last seen, and what each
+/// holds of people's caps.
+pub async fn list_proxies(config: &Config) -> anyhow::Result<()> {
+    let (store, now) = open(config).await?;
+    let holders = store.system().await?.holders().await?;
+    if holders.is_empty() {
+        eprintln!("No proxy holds any money.");
+    }
+    for holder in holders {
+        let started = holder.started_at.format("%Y-%m-%d %H:%M:%S");
+        let unseen_s = (now - holder.seen_at).num_seconds().max(0);
+        println!("{}  started {started} UTC  seen {unseen_s} s ago  holds ${}", holder.id, holder.outstanding);
+    }
+    Ok(())
+}
+
+/// What this proxy has on lease goes back to its people's caps: its machine or its data folder is gone for good. One that
+/// only stopped gives back by itself at its next start. Its process, should it live on after all, spends nothing more once
+/// it reaches the database.
+pub async fn lose_proxy(config: &Config, id: HolderId) -> anyhow::Result<()> {
+    let (store, now) = open(config).await?;
+    let mut tx = store.system().await?;
+    let holder = tx.holders().await?.into_iter().find(|holder| holder.id == id);
+    let holder = holder.context("no such proxy holds any money; `molt admin proxies` lists them")?;
+    let unseen = now - holder.seen_at;
+    if unseen < PROXY_UNSEEN {
+        bail!(
+            "this proxy was seen {} s ago, so it may spend what it holds; stop it first, or wait until it wasn't seen for {} s",
+            unseen.num_seconds().max(0),
+            PROXY_UNSEEN.num_seconds()
+        );
+    }
+    tx.release_holder(id, now).await?;
+    let detail = json!({ "outstanding_usd": holder.outstanding, "seen_at": holder.seen_at });
+    tx.audit(ACTOR, "proxy.lost", &id.to_string(), &detail, now).await?;
+    tx.commit().await?;
+    println!("${} went back to the caps of the people that the proxy held it of.", holder.outstanding);
     Ok(())
 }
 

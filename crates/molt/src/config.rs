@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use url::Url;
 
-pub use keys::{KeySource, MasterKey};
+pub use keys::KeySource;
 pub use models::{Offer, Provider, ProviderKind};
 
 use crate::prices::list::PriceList;

@@ -9,11 +9,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
+use axum::serve::{IncomingStream, Listener};
 use http::StatusCode;
-use molt_ghost::Ghost;
-use tokio::net::TcpListener;
+use molt_api::{Code, Problem};
+use molt_ghost::{Framing, Ghost, Watched};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -53,9 +58,9 @@ fn explained<T>(bound: std::io::Result<T>, address: SocketAddr, option: &str) ->
 
 /// Serves until `stopping`; then open requests get a moment.
 pub fn serve(listener: TcpListener, router: Router, stopping: CancellationToken) -> JoinHandle<()> {
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    // Words of an answer are small packets that must not wait for each other. Without it they are only slower.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let router = router.layer(middleware::from_fn(one_length));
+    let service = router.into_make_service_with_connect_info::<Caller>();
+    let listener = Front(listener);
     tokio::spawn(async move {
         let ending = stopping.clone();
         let served = axum::serve(listener, service).with_graceful_shutdown(async move { ending.cancelled().await });
@@ -70,6 +75,51 @@ pub fn serve(listener: TcpListener, router: Router, stopping: CancellationToken)
             () = cut => {}
         }
     })
+}
+
+/// Whoever is at the other end of a connection.
+#[derive(Clone)]
+struct Caller {
+    address: SocketAddr,
+    framing: Framing,
+}
+
+/// A listener whose requests are watched for what can be read in two ways.
+struct Front(TcpListener);
+
+impl Listener for Front {
+    type Io = Watched<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        let (stream, address) = Listener::accept(&mut self.0).await;
+        // Words of an answer are small packets that must not wait for each other. Without it they are only slower.
+        let _ = stream.set_nodelay(true);
+        (Watched::new(stream), address)
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, Front>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Front>) -> Self {
+        Self { address: *stream.remote_addr(), framing: stream.io().framing() }
+    }
+}
+
+/// Refuses a body that has a length and comes in chunks.
+async fn one_length(ConnectInfo(caller): ConnectInfo<Caller>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(ConnectInfo(caller.address));
+    if !caller.framing.is_double(request.headers()) {
+        return next.run(request).await;
+    }
+    if request.uri().path().starts_with("/v1") {
+        return molt_ghost::two_lengths();
+    }
+    let detail = "Send either Content-Length or Transfer-Encoding: with both, the body can be read in two ways.";
+    ([("connection", "close")], Problem::new(Code::InvalidHeader, detail)).into_response()
 }
 
 /// `/metrics` in OpenMetrics' words, for this machine's operator; and health, for roles without a front door.

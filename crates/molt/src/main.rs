@@ -10,7 +10,7 @@ use molt::config::{Config, Overrides};
 use molt::screen::Screen;
 use molt::wire::Roles;
 use molt::{commands, dev, doctor, log, prices, serve};
-use molt_model::{BotId, KeyId, Nanos};
+use molt_model::{BotId, HolderId, KeyId, Nanos};
 
 /// Gives memory back to the system: checking a password takes 7 MiB for a moment, which glibc would keep for good.
 #[global_allocator]
@@ -133,6 +133,10 @@ enum Admin {
     RevokeOperator { email: String },
     /// Let an assistant go on that was paused or slowed because its use looked unusual
     Resume { bot: BotId },
+    /// List the proxies that hold money of people's caps, and when each was last seen
+    Proxies,
+    /// Give back what a proxy holds whose machine or data folder is gone for good
+    LoseProxy { proxy: HolderId },
 }
 
 impl Command {
@@ -194,6 +198,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Admin(Admin::GrantOperator { email }) => commands::set_operator(&config, &email, true).await?,
         Command::Admin(Admin::RevokeOperator { email }) => commands::set_operator(&config, &email, false).await?,
         Command::Admin(Admin::Resume { bot }) => commands::resume_bot(&config, &bot).await?,
+        Command::Admin(Admin::Proxies) => commands::list_proxies(&config).await?,
+        Command::Admin(Admin::LoseProxy { proxy }) => commands::lose_proxy(&config, proxy).await?,
         Command::Invite { email } => commands::invite(&config, email.as_deref()).await?,
         Command::Openapi => {}
     }

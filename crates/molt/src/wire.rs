@@ -18,7 +18,7 @@ use molt_notify::{Deliver, LocalMailer};
 use molt_store::{Channel, Store};
 use tokio::sync::{Notify, watch};
 
-use crate::config::{Config, KeySource, MasterKey, ProviderKind};
+use crate::config::{Config, KeySource, ProviderKind};
 use crate::prices::Prices;
 use crate::tasks::{Schedule, Tasks, Woken};
 
@@ -166,7 +166,7 @@ fn start_ghost(
         // A file is read by the proxy itself, which also sees when it changes.
         api_keys: match &provider.key_source {
             KeySource::File(_) => Vec::new(),
-            KeySource::None | KeySource::Environment(_) => provider.keys.iter().map(master_key).collect(),
+            KeySource::None | KeySource::Environment(_) => provider.keys.clone(),
         },
         key_file: match &provider.key_source {
             KeySource::File(path) => Some(path.clone()),
@@ -211,10 +211,6 @@ fn start_rounds(store: &Store, clock: &Arc<dyn Clock>, tasks: &Tasks) {
         // Bots that are at work have something new each time; only a round that was full is followed at once.
         async move { Ok(rounds.run_once().await.map(|looked| if looked.more { looked.bots } else { 0 })?) }
     });
-}
-
-fn master_key(key: &MasterKey) -> molt_ghost::MasterKey {
-    molt_ghost::MasterKey { secret: key.secret.clone(), weight: key.weight }
 }
 
 fn start_api(

@@ -29,11 +29,11 @@ impl Mailer for LocalMailer {
                 id: mail.id,
                 to_address: mail.to_address,
                 subject: mail.subject,
-                text: mail.text,
+                text: Some(mail.text.into()),
                 created_at: self.clock.now(),
             };
             let mut tx = self.store.system().await?;
-            tx.insert_mail(&row).await?;
+            tx.insert_mail(&row, self.store.seal()).await?;
             tx.commit().await?;
             Ok(())
         })

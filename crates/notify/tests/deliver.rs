@@ -11,8 +11,10 @@ use molt_model::Clock as _;
 use molt_model::clock::MovedClock;
 use molt_notify::{Answer, Counts, Deliver, LocalMailer, Mail, Mailer};
 use molt_store::Store;
+use molt_store::mail::MailRow;
 use molt_store::outbox::{NewMessage, data_binding};
 use molt_store::testing::{TestDatabase, database};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -47,10 +49,15 @@ async fn messages_leave_once_and_secrets_are_opened_only_here() {
     assert_eq!(a.unwrap().sent + b.unwrap().sent, 31);
     assert_eq!(one.run_once().await.unwrap(), Counts::default());
     assert_eq!(database.count("select count(*) from molt.mails").await, 31);
-    let text = database.text(&format!("select text from molt.mails where outbox_id = '{id}'")).await.unwrap();
-    assert!(text.contains("https://molt.example/link#abc") && text.contains("15 minutes"), "{text}");
-    let subject = database.text("select subject from molt.mails where text like '%molt-0%' limit 1").await.unwrap();
-    assert_eq!(subject, "Pip is ready");
+    let mut tx = database.store.system().await.unwrap();
+    let mails = tx.mails_before(None, 100, database.store.seal()).await.unwrap();
+    let text = |mail: &MailRow| mail.text.as_ref().unwrap().expose_secret().to_owned();
+    let link = text(mails.iter().find(|mail| mail.id == id).unwrap());
+    assert!(link.contains("https://molt.example/link#abc") && link.contains("15 minutes"), "{link}");
+    let ready = mails.iter().find(|mail| text(mail).contains("molt-0")).unwrap();
+    assert_eq!(ready.subject, "Pip is ready");
+    let in_clear = "select count(*) from molt.mails m, molt.outbox o where m::text || o::text like '%link#%'";
+    assert_eq!(database.count(in_clear).await, 0, "the link rests sealed");
 }
 
 /// Fails the first two times.

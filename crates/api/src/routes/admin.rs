@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use molt_model::{Time, UserId};
 use molt_store::mail::MailRow;
 use molt_store::users::{Role, UserRow};
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -19,6 +20,9 @@ use crate::extract::{self, Path, Query};
 use crate::pages::{Page, PageQuery};
 use crate::problem::{Code, Problem};
 use crate::state::ApiState;
+
+/// Stands in the place of a text that can't be opened.
+const UNREADABLE: &str = "(This mail was sealed under a key that this installation no longer has.)";
 
 pub(crate) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new().routes(routes!(mails)).routes(routes!(users)).routes(routes!(set_role))
@@ -69,7 +73,7 @@ async fn mails(
     let before = query.after.as_deref().map(|text| mail_cursor(text).ok_or_else(bad_cursor)).transpose()?;
     let limit = query.limit()?;
     let mut tx = state.store.system().await?;
-    let rows = tx.mails_before(before, limit).await?;
+    let rows = tx.mails_before(before, limit, state.store.seal()).await?;
     let actor = operator.0.user.to_string();
     tx.audit(&actor, "mails.read", "mails", &json!({ "count": rows.len() }), state.now()).await?;
     tx.commit().await?;
@@ -79,7 +83,7 @@ async fn mails(
         id: row.id.to_string(),
         to: row.to_address,
         subject: row.subject,
-        text: row.text,
+        text: row.text.map_or_else(|| UNREADABLE.to_owned(), |text| text.expose_secret().to_owned()),
         at: row.created_at,
     });
     Ok(Json(Page { items: items.collect(), next }))

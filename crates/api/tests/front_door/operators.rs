@@ -23,13 +23,15 @@ async fn operators_read_mails_and_give_roles_and_all_of_it_is_written_down() {
             id: uuid::Uuid::new_v4(),
             to_address: "bob@example.com".to_owned(),
             subject: format!("mail {n}"),
-            text: "text".to_owned(),
+            text: Some(format!("text {n}").into()),
             created_at: now + chrono::TimeDelta::seconds(n),
         };
-        tx.insert_mail(&mail).await.unwrap();
-        tx.insert_mail(&mail).await.unwrap();
+        tx.insert_mail(&mail, door.database.store.seal()).await.unwrap();
+        tx.insert_mail(&mail, door.database.store.seal()).await.unwrap();
     }
     tx.commit().await.unwrap();
+    let in_clear = "select count(*) from molt.mails m where m::text like '%text _%'";
+    assert_eq!(door.database.count(in_clear).await, 0, "the texts rest sealed");
 
     let first = door.get("/api/admin/mails?limit=2", &ann.token).await.json();
     let next = first["next"].as_str().unwrap();
@@ -40,6 +42,17 @@ async fn operators_read_mails_and_give_roles_and_all_of_it_is_written_down() {
         .map(|mail| &mail["subject"])
         .collect();
     assert_eq!(subjects, ["mail 2", "mail 1", "mail 0"]);
+    assert_eq!((&first["items"][1]["text"], &second["items"][0]["text"]), (&json!("text 1"), &json!("text 0")));
+    // From before texts were sealed, and one that was moved into another row.
+    for (set, said) in [
+        ("text = 'in clear', text_sealed = null", "in clear"),
+        ("text_sealed = (select text_sealed from molt.mails where subject = 'mail 1')", "(This mail was sealed under"),
+    ] {
+        door.database.execute(&format!("update molt.mails set {set} where subject = 'mail 2'")).await;
+        let first = door.get("/api/admin/mails?limit=1", &ann.token).await.json();
+        assert!(first["items"][0]["text"].as_str().unwrap().starts_with(said), "{first}");
+        door.database.execute("update molt.mails set text = null where subject = 'mail 2'").await;
+    }
     assert_eq!(second["next"], json!(null));
     door.get("/api/admin/mails?after=x", &ann.token).await.problem(400, "invalid_query");
     door.get("/api/admin/mails?limit=many", &ann.token).await.problem(400, "invalid_query");
@@ -64,7 +77,7 @@ async fn operators_read_mails_and_give_roles_and_all_of_it_is_written_down() {
     role(&bob.id, "king").await.problem(422, "invalid_body");
     let actions = door.database.text("select string_agg(action, ' ' order by at, action) from molt.audit_log").await;
     let actions = actions.unwrap();
-    for (action, count) in [("user.role", 3), ("mails.read", 2), ("users.read", 3)] {
+    for (action, count) in [("user.role", 3), ("mails.read", 4), ("users.read", 3)] {
         assert_eq!(actions.matches(action).count(), count, "{actions}");
     }
 }

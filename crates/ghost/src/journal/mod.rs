@@ -2,7 +2,7 @@
 //! Never: a record removed before it is in the books, a system call for each call, or more memory for a longer backlog.
 //!
 //! Records lie in files that are mapped into memory and are changed in place. What is written there outlives a kill of the
-//! process at once, as the memory is the kernel's. Files are synced every 50 ms: a power cut can take that much with it,
+//! process at once, as the memory is the kernel's. Files are synced every 200 ms: a power cut can take that much with it,
 //! and a write can wait some milliseconds for the disk where the file system holds pages still while it writes them.
 
 mod record;
@@ -359,6 +359,11 @@ impl Shared {
         }
         let at = state.next;
         state.next += CALL_WORDS;
+        let half = state.current.words().len() / 2;
+        if (at..state.next).contains(&half) {
+            // In time for the next file to be there before this one is full.
+            self.signals.unpark();
+        }
         let segment = Arc::clone(&state.current);
         record::take_room(&segment.words()[at..]);
         segment.facts.live.fetch_add(1, Ordering::SeqCst);

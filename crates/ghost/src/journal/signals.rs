@@ -92,7 +92,8 @@ impl Signals {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    fn unpark(&self) {
+    /// The writer's next round begins now.
+    pub(super) fn unpark(&self) {
         if let Some(writer) = self.writer.get() {
             writer.unpark();
         }

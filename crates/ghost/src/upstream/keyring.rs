@@ -245,16 +245,13 @@ pub(super) fn check(keys: &[MasterKey]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A file of keys: one a line, a weight after a blank if it has one; `#` begins a comment line.
+/// What a file of keys holds, possibly none: one a line, a weight after a blank if it has one; `#` begins a comment line.
 pub(super) fn parse(text: &str) -> Result<Vec<MasterKey>, &'static str> {
     let mut keys = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (secret, weight) = line.split_once(char::is_whitespace).unwrap_or((line, "1"));
         let weight = weight.trim().parse().map_err(|_| "a line holds more than a key and its weight")?;
         keys.push(MasterKey { secret: secret.to_owned().into(), weight });
-    }
-    if keys.is_empty() {
-        return Err("it holds no key");
     }
     check(&keys)?;
     Ok(keys)
@@ -341,10 +338,11 @@ mod tests {
         let read: Vec<_> = keys.iter().map(|key| (key.secret.expose_secret(), key.weight)).collect();
         assert_eq!(read, [("sk-1", 3), ("sk-2", 1)]);
         let many = (0..=KEYS_MAX).map(|at| format!("k{at}\n")).collect::<String>();
-        for text in ["", "# none\n", "sk-1 x", "sk-1 0", "sk-1 1001", "sk-1 1 1", "sk-1\nsk-1", "sk\u{7f}1", &many] {
+        for text in ["sk-1 x", "sk-1 0", "sk-1 1001", "sk-1 1 1", "sk-1\nsk-1", "sk\u{7f}1", &many] {
             let said = parse(text).unwrap_err();
             assert!(!said.contains("sk"), "{said}");
         }
+        assert_eq!(parse("# none\n").unwrap().len(), 0);
         let text = ring("sk-secret-1\nsk-secret-2").hide("a sk-secret-2, b sk-secret-1".to_owned());
         assert_eq!(text, "a [key], b [key]");
     }

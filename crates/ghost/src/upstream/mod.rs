@@ -42,6 +42,7 @@ pub(crate) use head::Origin;
 pub use keyring::MasterKey;
 pub(crate) use outpost::Outpost;
 pub(crate) use tally::Health;
+pub use watch::{KeyFileFault, read_key_file};
 
 /// One provider that may answer a call, and the body in its words. The first choice comes first.
 pub(crate) struct Candidate<'a> {

@@ -17,6 +17,24 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// A hundred long keys with their comments.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 
+/// Why a file of keys can't be used. The words hold nothing of its content.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileFault {
+    #[error("it can't be read")]
+    Unreadable(#[source] io::Error),
+    #[error("{0}")]
+    Wrong(&'static str),
+}
+
+/// The keys of a file, possibly none: one a line, its weight behind it where they aren't equal; `#` begins a comment.
+pub fn read_key_file(path: &Path) -> Result<Vec<MasterKey>, KeyFileFault> {
+    if fs::metadata(path).map_err(KeyFileFault::Unreadable)?.len() > FILE_BYTES_MAX {
+        return Err(KeyFileFault::Wrong("it is too long for a file of keys"));
+    }
+    let text = fs::read_to_string(path).map_err(KeyFileFault::Unreadable)?;
+    keyring::parse(&text).map_err(KeyFileFault::Wrong)
+}
+
 /// A file with keys of one provider.
 pub(super) struct KeyFile {
     path: PathBuf,
@@ -44,12 +62,14 @@ impl KeyFile {
     pub(super) fn read(&self) -> Result<Vec<MasterKey>, &'static str> {
         let stamp = Stamp::of(&self.path).map_err(|_| "its key file can't be read")?;
         *self.stamp.lock().unwrap_or_else(PoisonError::into_inner) = Some(stamp);
-        if stamp.bytes > FILE_BYTES_MAX {
-            return Err("its key file is too long");
+        let held = read_key_file(&self.path).map_err(|fault| match fault {
+            KeyFileFault::Unreadable(_) => "its key file can't be read",
+            KeyFileFault::Wrong(what) => what,
+        })?;
+        if held.is_empty() {
+            return Err("its key file holds no key");
         }
-        let text = fs::read_to_string(&self.path).map_err(|_| "its key file can't be read")?;
-        let mut keys = self.configured.clone();
-        keys.extend(keyring::parse(&text)?);
+        let keys = [self.configured.clone(), held].concat();
         keyring::check(&keys)?;
         Ok(keys)
     }

@@ -75,6 +75,9 @@ impl Call {
     }
 }
 
+/// The version of the prices below.
+const BOOK: &str = "book-1";
+
 pub(crate) fn clock() -> Arc<SystemClock> {
     Arc::new(SystemClock)
 }
@@ -97,7 +100,7 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
     let mut models: Vec<ModelFacts> = chat.iter().map(|name| model(&format!("up/{name}"), false)).collect();
     models.extend([model("up/embed", true), model("down/x", false), model("other/badkey", false)]);
     models.extend([model("practice/practice-1", false), model("practice/practice-embed", true)]);
-    let version = PriceVersion("book-1".to_owned());
+    let version = PriceVersion(BOOK.to_owned());
     let catalog = Catalog::new(version, models, "practice/practice-1".to_owned(), None);
     let openai = |name: &str, base: &str| ProviderConfig {
         name: name.to_owned(),
@@ -298,6 +301,8 @@ pub(crate) async fn person(database: &TestDatabase) -> (UserId, BotId, String) {
         .await;
     let mut tx = database.store.system().await.unwrap();
     let (_, key) = tx.create_ghost_key(user, Some(&bot), "bot", None, chrono::Utc::now()).await.unwrap();
+    // As whoever puts a catalogue in force does.
+    tx.keep_price_book(BOOK, &json!({}), chrono::Utc::now()).await.unwrap();
     tx.commit().await.unwrap();
     (user, bot, key.expose_secret().to_owned())
 }

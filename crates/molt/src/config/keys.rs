@@ -4,24 +4,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use molt_ghost::{KeyFileFault, MasterKey};
 use secrecy::SecretString;
 use serde::Deserialize;
 
-/// More keys of one provider are surely not a list of keys.
-const KEYS_MAX: usize = 100;
-const WEIGHT_MAX: u32 = 1000;
-/// Of a file of keys, for the same reason.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Everybody on the machine may read the file.
 const READABLE_BY_ALL: u32 = 0o004;
-
-/// A key of the installation's own account at a provider.
-#[derive(Clone, Debug)]
-pub struct MasterKey {
-    pub secret: SecretString,
-    /// Of all weights of the provider together, this part of the calls goes out under this key.
-    pub weight: u32,
-}
 
 /// Where a provider's keys are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,14 +59,14 @@ impl KeySource {
             Self::Environment(names) => {
                 let set = names.iter().filter_map(|name| environment(name));
                 let keys = set.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
-                Ok(keys.map(|key| MasterKey { secret: key.into(), weight: 1 }).collect())
+                Ok(keys.map(|key| SecretString::from(key).into()).collect())
             }
             Self::File(path) => {
-                let unreadable = |error| format!("{} can't be read: {error}", path.display());
-                let long = std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX;
-                let text = if long { None } else { Some(std::fs::read_to_string(path).map_err(unreadable)?) };
-                let keys = text.map_or(Err("it is too long for a file of keys"), |text| parse(&text));
-                keys.map_err(|fault| format!("{}: {fault}", path.display()))
+                let shown = path.display();
+                molt_ghost::read_key_file(path).map_err(|fault| match fault {
+                    KeyFileFault::Unreadable(error) => format!("{shown} can't be read: {error}"),
+                    KeyFileFault::Wrong(what) => format!("{shown}: {what}"),
+                })
             }
         }
     }
@@ -102,44 +90,10 @@ impl KeySource {
     }
 }
 
-/// One key a line, a weight after it where the keys aren't equal; empty lines and lines that begin with `#` say nothing.
-fn parse(text: &str) -> Result<Vec<MasterKey>, &'static str> {
-    let mut keys = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let (key, weight) = line.split_once(char::is_whitespace).unwrap_or((line, "1"));
-        let weight = weight.trim().parse().ok().filter(|weight| (1..=WEIGHT_MAX).contains(weight));
-        let weight = weight.ok_or("a line holds more than a key and its weight, from 1 to 1000")?;
-        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("a line holds characters that no key has");
-        }
-        keys.push(MasterKey { secret: key.to_owned().into(), weight });
-    }
-    if keys.len() > KEYS_MAX { Err("it holds more than 100 keys") } else { Ok(keys) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use secrecy::ExposeSecret;
-
-    #[test]
-    fn a_file_holds_a_key_a_line() {
-        let read = |text: &str| {
-            parse(text).map(|keys| {
-                let plain = keys.iter().map(|key| (key.secret.expose_secret().to_owned(), key.weight));
-                plain.collect::<Vec<_>>()
-            })
-        };
-        let key = |text: &str, weight| (text.to_owned(), weight);
-        assert_eq!(read("sk-1\n"), Ok(vec![key("sk-1", 1)]));
-        let two = "# ours\n\n  sk-1   3\r\nsk-2\t7\n";
-        assert_eq!(read(two), Ok(vec![key("sk-1", 3), key("sk-2", 7)]));
-        assert_eq!(read("# none\n"), Ok(vec![]));
-        for wrong in ["sk-1 x", "sk-1 0", "sk-1 1001", "sk-1 1 2", "schlüssel"] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
-        assert!(parse(&"k\n".repeat(101)).is_err());
-    }
 
     #[test]
     fn keys_come_from_where_the_settings_say_and_leak_nowhere() {

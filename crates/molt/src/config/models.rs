@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use molt_ghost::MasterKey;
 use molt_model::catalog::ALIAS_PROVIDER;
 use molt_model::{Catalog, ModelFacts, Price, PriceVersion};
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::Faults;
-use super::keys::{KeySource, MasterKey};
+use super::keys::KeySource;
 use super::written::{ModelSettings, ProviderSettings};
 use crate::prices::list::{PriceList, is_name};
 

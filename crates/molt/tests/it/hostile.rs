@@ -210,16 +210,23 @@ async fn what_can_be_read_in_two_ways_is_read_in_none() {
     let good = chat(3, Plan::Good, 3).to_string();
     let (length, chunked) = (good.len(), format!("{:x}\r\n{good}\r\n0\r\n\r\n", good.len()));
     let smuggled = "GET /v1/smuggled HTTP/1.1\r\nhost: molt\r\n\r\n";
-    // Both at once: the chunks count, as RFC 9112 has it, and then the connection is over, so nothing can hide behind.
-    let (length_line, chunks_line) = (format!("content-length: {length}\r\n"), "transfer-encoding: chunked\r\n");
-    for framing in [format!("{length_line}{chunks_line}"), format!("{chunks_line}{length_line}")] {
-        let mut wire = Wire::open(rig.port).await;
-        wire.say(format!("{}{framing}\r\n{chunked}{smuggled}", rig.head()).as_bytes()).await;
-        let said = wire.hear().await.expect("an answer");
-        assert!(said.status == 400 || said.head.contains("connection: close"), "{framing}: {said:?}");
-        assert!(wire.hear().await.is_none(), "{framing}: what follows isn't read as a request");
-    }
     let before = rig.asked();
+    // Both at once, in either order, also behind a good request in the same packet. Nothing can hide behind it.
+    let (length_line, chunks_line) = (format!("content-length: {length}\r\n"), "transfer-encoding: chunked\r\n");
+    let models = format!("GET /v1/models HTTP/1.1\r\nhost: molt\r\nauthorization: Bearer {}\r\n\r\n", rig.key);
+    for framing in [format!("{length_line}{chunks_line}"), format!("{chunks_line}{length_line}")] {
+        for first in ["", &models] {
+            let mut wire = Wire::open(rig.port).await;
+            wire.say(format!("{first}{}{framing}\r\n{chunked}{smuggled}", rig.head()).as_bytes()).await;
+            if !first.is_empty() {
+                assert_eq!(wire.hear().await.expect("an answer").status, 200);
+            }
+            let said = wire.hear().await.expect("an answer");
+            said.refuses(400, "two_lengths");
+            assert!(said.head.contains("connection: close"), "{framing}: {said:?}");
+            assert!(wire.hear().await.is_none(), "{framing}: what follows isn't read as a request");
+        }
+    }
     for (what, framing, body) in [
         ("two lengths", format!("content-length: {length}\r\ncontent-length: 3\r\n"), &good),
         ("a length with a sign", format!("content-length: +{length}\r\n"), &good),

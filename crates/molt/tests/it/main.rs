@@ -7,6 +7,7 @@ mod hostile;
 mod isolation;
 mod journey;
 mod live;
+mod lost;
 mod money;
 mod prices;
 mod sealed;

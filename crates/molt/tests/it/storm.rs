@@ -5,6 +5,7 @@
 mod books;
 mod callers;
 mod dice;
+mod outage;
 pub(crate) mod people;
 pub(crate) mod plan;
 mod postgres;

@@ -28,28 +28,35 @@ impl SystemTx {
     /// by one `usage` event for each person, which holds their sums: nothing may follow the frame that ends a run.
     pub async fn record_calls(&mut self, calls: &[SettledCall], now: Time) -> Result<Vec<RequestId>> {
         let mut calls: Vec<&SettledCall> = calls.iter().collect();
-        calls.sort_by_key(|call| (call.user, call.id));
+        // Those that are paid from the same purses stand together.
+        calls.sort_by_key(|call| (call.user, call.key, call.id));
         calls.dedup_by_key(|call| call.id);
         // Locks in the order in which every writer takes them: the bots (which writers of chat frames take), the people, the
         // budgets.
         let runs = self.lock_runs(&calls).await?;
         let people = self.lock_people(&calls).await?;
-        let touched =
-            calls.iter().flat_map(|call| scopes(call).into_iter().map(|scope| (scope.key(), call.user))).collect();
+        let touched = calls
+            .chunk_by(|a, b| paid_alike(a, b))
+            .flat_map(|alike| scopes(alike[0]).into_iter().map(|scope| (scope.key(), alike[0].user)))
+            .collect();
         budget::lock_for_booking(&mut self.tx, &touched).await?;
         let new = self.insert(&calls, &runs, &people).await?;
-        calls.retain(|call| new.contains(&call.id));
+        if new.len() < calls.len() {
+            let new: HashSet<RequestId> = new.iter().copied().collect();
+            calls.retain(|call| new.contains(&call.id));
+        }
         let mut costs = Costs::new();
-        for call in calls.iter().filter(|call| call.cost_nanos != 0) {
-            for scope in scopes(call) {
-                *costs.entry((scope.key(), call.holder)).or_default() += call.cost_nanos;
+        for alike in calls.chunk_by(|a, b| paid_alike(a, b)) {
+            let cost: i64 = alike.iter().map(|call| call.cost_nanos).sum();
+            for scope in scopes(alike[0]).into_iter().filter(|_| cost != 0) {
+                *costs.entry((scope.key(), alike[0].holder)).or_default() += cost;
             }
         }
         budget::settle(&mut self.tx, &costs).await?;
         self.count_hours(&calls, &runs).await?;
         calls.retain(|call| people.contains(&call.user));
         self.announce(&calls, &runs, now).await?;
-        Ok(new.into_iter().collect())
+        Ok(new)
     }
 
     /// The runs that these calls name, with their bots locked, so that none of them ends meanwhile.
@@ -99,7 +106,7 @@ impl SystemTx {
         calls: &[&SettledCall],
         runs: &Runs,
         people: &HashSet<UserId>,
-    ) -> Result<HashSet<RequestId>> {
+    ) -> Result<Vec<RequestId>> {
         let run = |call: &SettledCall| call.run.map(|run| run.0).filter(|run| runs.contains_key(run));
         let numbers = |value: fn(&SettledCall) -> i64| calls.iter().map(|call| value(call)).collect::<Vec<i64>>();
         let texts =
@@ -228,6 +235,11 @@ impl SystemTx {
         .await?;
         Ok(())
     }
+}
+
+/// Whether two calls count in the same budgets, and against the same holder's leases.
+fn paid_alike(a: &SettledCall, b: &SettledCall) -> bool {
+    (a.user, a.key, a.period_start, a.holder) == (b.user, b.key, b.period_start, b.holder) && a.bot == b.bot
 }
 
 /// The budgets that a call counts in.

@@ -1,27 +1,45 @@
-//! TLS for real: a certificate of a test authority, made once and good for a century, opens nothing but these tests.
+//! TLS for real: an authority and a certificate of the test's own, made when it runs.
 //! Never: a check of certificates that is switched off.
 
+use std::sync::LazyLock;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::super::connect::{Address, Connection, tls, tls_trusting};
 use super::super::exchange::exchange;
 use super::*;
 
+/// An authority that nobody else trusts, and what it says of 127.0.0.1.
+struct Made {
+    authority: CertificateDer<'static>,
+    leaf: CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+static MADE: LazyLock<Made> = LazyLock::new(|| {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let (own, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let authority = params.self_signed(&own).unwrap().der().clone();
+    let leaf = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &Issuer::new(params, own)).unwrap().der().clone();
+    Made { authority, leaf, key: key.serialize_der() }
+});
+
 /// Answers each request with the same bytes, then closes without TLS's own goodbye when `closes`.
 async fn serve(answer: Vec<u8>, closes: bool) -> url::Url {
-    let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/leaf.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/leaf.key")).unwrap();
+    let key = PrivatePkcs8KeyDer::from(MADE.key.clone()).into();
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
+        .with_single_cert(vec![MADE.leaf.clone()], key)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -48,7 +66,7 @@ async fn serve(answer: Vec<u8>, closes: bool) -> url::Url {
 
 fn trusting_the_test() -> Arc<tokio_rustls::rustls::ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(include_bytes!("tls/ca.pem")).unwrap()).unwrap();
+    roots.add(MADE.authority.clone()).unwrap();
     tls_trusting(roots)
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use molt_store::SealKey;
@@ -55,9 +55,18 @@ impl Proxies {
 
     /// The most memory that this process ever had, in MiB.
     pub(crate) fn peak_mib(&self, at: usize) -> u64 {
+        self.mib(at, "VmHWM:")
+    }
+
+    /// Its memory now, in MiB.
+    pub(crate) fn now_mib(&self, at: usize) -> u64 {
+        self.mib(at, "VmRSS:")
+    }
+
+    fn mib(&self, at: usize, field: &str) -> u64 {
         let id = self.slots[at].child.as_ref().expect("it runs").id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel tells");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel tells");
         line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") / 1024
     }
 
@@ -73,6 +82,22 @@ impl Proxies {
         child.kill().expect("our own child");
         child.wait().expect("our own child");
         self.spawn(at, database_is_away);
+    }
+
+    /// Pulls the plug, and nothing comes after it.
+    pub(crate) fn lose(&mut self, at: usize) {
+        let mut child = self.slots[at].child.take().expect("it runs");
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
+
+    /// A command line of the operator's, on the same database.
+    pub(crate) fn operator(&self, arguments: &[&str]) -> Output {
+        let mut command = molt();
+        command.args(arguments).current_dir(&self.folder).stdin(Stdio::null());
+        command.env("DATABASE_URL", self.database.expose_secret());
+        command.env("MOLT_SEAL_KEY", self.seal.expose_secret());
+        command.output().expect("the program was built")
     }
 
     /// Starts what ended because the database was away. Nothing else may end.
