@@ -5,7 +5,9 @@
 mod act;
 mod configuration;
 mod error;
+mod health;
 mod host;
+mod pace;
 mod plan;
 mod process;
 mod reconcile;
@@ -16,6 +18,7 @@ mod words;
 
 pub use error::FleetError;
 pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
+pub use pace::{Pace, Paced};
 pub use plan::{ATTEMPTS_MAX, CellFact, Facts, RuntimeFact, Stage, Step, Why, plan};
 pub use process::{ProcessHost, cell_users};
 pub use reconcile::{Config, Counts, Fleet};

@@ -10,7 +10,7 @@ use anyhow::Context;
 use axum::Router;
 use molt_api::{ApiState, Relays};
 use molt_billing::{Inbox, LocalPayments, Renew};
-use molt_fleet::{Fleet, ProcessHost, RuntimeState, cell_users};
+use molt_fleet::{Fleet, Pace, Paced, ProcessHost, RuntimeState, cell_users};
 use molt_ghost::{Ghost, Rounds};
 use molt_identity::Local;
 use molt_model::{CatalogInForce, Clock, SystemClock};
@@ -257,7 +257,8 @@ fn start_fleet(
         catalog,
         uid_range: cell_users(),
     };
-    let host = Arc::new(ProcessHost::new(&settings).context("cells can't run here")?);
+    let host = ProcessHost::new(&settings).context("cells can't run here")?;
+    let host = Arc::new(Paced::new(host, Pace::PROCESSES));
     let fleet = Arc::new(Fleet::new(settings, store, clock, host, parts.runtime));
     let schedule = Schedule { name: "fleet", period: FLEET_PERIOD, wakes: |channel| *channel == Channel::Fleet };
     let (waiting, working) = (fleet.clone(), fleet.clone());

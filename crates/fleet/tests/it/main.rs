@@ -6,6 +6,11 @@
 
 mod crash;
 mod ladder;
+mod line;
+mod many;
+mod points;
 mod process;
+#[path = "../simulated/mod.rs"]
+mod simulated;
 mod stage;
 mod world;
