@@ -7,6 +7,7 @@ mod configuration;
 mod error;
 mod health;
 mod host;
+mod listen;
 mod pace;
 mod plan;
 mod process;
