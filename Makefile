@@ -90,7 +90,7 @@ PROVE_FUZZ_SECONDS ?= 150
 prove: app ## the long proofs, whole: every kill at every moment, ten minutes of random input, then with the real OpenClaw (half an hour)
 	fuzz/run $(PROVE_FUZZ_SECONDS)
 	cargo build --workspace --bins --quiet
-	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --test it
+	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --package molt-fleet --test it
 	@$(MAKE) --no-print-directory test-postgres-stop
 	node e2e/kills.mjs
 
@@ -100,9 +100,10 @@ fuzz: ## random input for every parser of the proxy (SECONDS=… for each; 20)
 	fuzz/run $(SECONDS)
 
 .PHONY: bench
-bench: build release ## how fast and how small: start, memory, calls; then Ghost Key against nginx (docs/benchmarks.md)
+bench: build release ## how fast and how small: start, memory, calls; Ghost Key against nginx; 10,000 bots (docs/benchmarks.md)
 	node bench/run.mjs
 	node bench/gateway.mjs
+	node bench/fleet.mjs
 
 .PHONY: bench-proxy
 bench-proxy: release ## one proxy before the gateway rig's upstream: prints its address and a key

@@ -127,7 +127,9 @@ try {
   const result = JSON.parse(readFileSync(out, 'utf8'));
   if (!(result.meta[NAME].idle_rss > 0) || !(cold > 0)) throw new Error('the proxy did not run; see the rig\'s log');
   const text = page(result, tables, cold);
-  writeFileSync(PAGE, text);
+  // The fleet's figures are another program's.
+  const fleet = /\n## The fleet [^]*?(?=\n## |$)/.exec(readFileSync(PAGE, 'utf8'))?.[0] ?? '';
+  writeFileSync(PAGE, text.trimEnd() + '\n' + fleet);
   console.log(text.slice(text.indexOf('| |'), text.indexOf('## What it ran on')));
 } finally {
   await bench.stop();

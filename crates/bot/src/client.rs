@@ -94,14 +94,16 @@ impl Client {
     async fn ask<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, ClientError> {
         let connection = TokioIo::new(self.address.connect().await?);
         let (mut sender, driver) = hyper::client::conn::http1::handshake(connection).await.map_err(broken)?;
-        let driver = tokio::spawn(driver);
-        let response = sender.send_request(request).await.map_err(broken);
-        let answer = match response {
-            Ok(response) => read_answer(response).await,
-            Err(error) => Err(error),
-        };
-        driver.abort();
-        answer
+        let answer = async move { read_answer(sender.send_request(request).await.map_err(broken)?).await };
+        tokio::pin!(driver, answer);
+        // Driven from here: a task of its own would be woken on another thread, for each of ten thousand cells a minute.
+        let mut over = false;
+        loop {
+            tokio::select! {
+                answer = &mut answer => return answer,
+                _ = &mut driver, if !over => over = true,
+            }
+        }
     }
 }
 

@@ -5,7 +5,10 @@
 mod act;
 mod configuration;
 mod error;
+mod health;
 mod host;
+mod listen;
+mod pace;
 mod plan;
 mod process;
 mod reconcile;
@@ -16,6 +19,7 @@ mod words;
 
 pub use error::FleetError;
 pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
+pub use pace::{Pace, Paced};
 pub use plan::{ATTEMPTS_MAX, CellFact, Facts, RuntimeFact, Stage, Step, Why, plan};
 pub use process::{ProcessHost, SealFound, SealMode, Sealing, cell_users, look_at_seal};
 pub use reconcile::{Config, Counts, Fleet};

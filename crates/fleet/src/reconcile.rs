@@ -1,37 +1,48 @@
 //! The loop that makes cells match rows: claims due bots, lets each take its steps, watches those that run.
 //! Never: input from outside, unbounded work in one round, or a lasting effect of a lost wake-up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use molt_bot::{Client, Phase};
 use molt_model::{BotId, CatalogInForce, Clock, Time};
+use molt_store::Store;
 use molt_store::fleet::Lease;
-use molt_store::{Channel, Store};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::error::FleetError;
+use crate::health::{Asks, Rota, ask_in_turn};
 use crate::host::Host;
+use crate::listen::listen;
 use crate::rounds::Driven;
 use crate::runtime::RuntimeState;
 use crate::start;
 
-/// Bots worked on at the same time. A step is mostly waiting; a start costs a core for seconds, in the cell.
-const BOTS_AT_ONCE: usize = 16;
+/// Bots worked on at the same time. A step is mostly waiting, for a host or the database.
+const BOTS_AT_ONCE: usize = 48;
+/// A worker that takes longer waits for something sick, and its place goes to the next bot.
+const SLOW: Duration = Duration::from_secs(3);
+/// All workers, the slow ones too: what a host that hangs may hold of memory and leases.
+const WORKERS_MAX: usize = 512;
+/// So many turns in a row that broke off are no chance: the host or the database is away, and until a turn ends well a few
+/// bots at a time find out whether it is back.
+const TROUBLE: usize = 32;
+const BOTS_IN_TROUBLE: usize = 2;
+/// Bots are claimed by at least so many at a time while there are more than fit.
+const CLAIM_MIN: usize = 8;
 /// Longer than the longest that one worker may take, so that a lease only ends early when its worker is dead.
 const LEASE: TimeDelta = TimeDelta::seconds(240);
-/// Running cells asked in one round; an answer takes a millisecond.
-const ASKS_AT_ONCE: usize = 256;
+/// A bot that wants to be looked at again sooner than this waits for its runtime.
+const LOOKS_SOON: TimeDelta = TimeDelta::milliseconds(1_200);
+/// Between two such looks at any bots: a few are looked at as often as they want, thousands take turns.
+const LOOK_GAP: TimeDelta = TimeDelta::milliseconds(4);
 /// How long a round waits for the bots that it claimed; slow ones go on beside the next round.
 const ROUND_WAIT: Duration = Duration::from_millis(250);
-/// How often a running cell is asked how it is. Its death is noticed at once, by other means; this finds the hanging.
-const HEALTH_PERIOD: TimeDelta = TimeDelta::seconds(5);
 /// The net under all wake-ups.
 const PERIOD: Duration = Duration::from_secs(5);
 /// What a shutdown may take in all.
@@ -70,9 +81,10 @@ pub struct Counts {
 pub struct Fleet {
     shared: Arc<Shared>,
     workers: tokio::sync::Mutex<JoinSet<Driven>>,
-    /// Questions to running cells; a cell that hangs delays nobody else.
-    asks: Mutex<JoinSet<()>>,
+    asks: Arc<Asks>,
     listener: AbortHandle,
+    /// Asks the running cells between rounds, which cost queries.
+    asker: AbortHandle,
     /// Wakes the loop when the next bot is due.
     timer: Mutex<Option<AbortHandle>>,
 }
@@ -89,16 +101,27 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     /// A round is waiting for workers: what they finish needs no wake-up.
     in_round: AtomicBool,
-    running: Mutex<HashMap<BotId, Running>>,
+    pub(crate) running: Mutex<Rota>,
     guards: Mutex<HashMap<BotId, AbortHandle>>,
+    /// Bots whose cell ended or isn't well: the next round calls them all with one statement.
+    ailing: Mutex<HashSet<BotId>>,
+    /// Bots that are looked at again and again until their runtime is up.
+    waiting: Mutex<HashSet<BotId>>,
+    /// Workers that aren't slow.
+    brisk: AtomicUsize,
+    /// Turns that broke off since one ended well.
+    broken_off: AtomicUsize,
     /// Leases that could not be given back when the database was away.
     unreleased: Mutex<Vec<(Lease, Option<Time>)>>,
 }
 
-/// A cell that runs as wanted.
-struct Running {
-    client: Client,
-    ask_at: Time,
+/// A worker's place among those that aren't slow.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Fleet {
@@ -122,16 +145,16 @@ impl Fleet {
             in_round: AtomicBool::new(false),
             running: Mutex::default(),
             guards: Mutex::default(),
+            ailing: Mutex::default(),
+            waiting: Mutex::default(),
+            brisk: AtomicUsize::new(0),
+            broken_off: AtomicUsize::new(0),
             unreleased: Mutex::default(),
         });
         let listener = tokio::spawn(listen(shared.clone())).abort_handle();
-        Self {
-            shared,
-            workers: tokio::sync::Mutex::default(),
-            asks: Mutex::default(),
-            listener,
-            timer: Mutex::default(),
-        }
+        let asks = Arc::<Asks>::default();
+        let asker = tokio::spawn(ask_in_turn(shared.clone(), asks.clone())).abort_handle();
+        Self { shared, workers: tokio::sync::Mutex::default(), asks, listener, asker, timer: Mutex::default() }
     }
 
     /// One round. The first one takes over what an earlier fleet left: its leases, its cells, its orphans.
@@ -145,6 +168,7 @@ impl Fleet {
             shared.started.store(true, Ordering::SeqCst);
         }
         shared.release_late().await?;
+        shared.call_ailing().await?;
         shared.erase_people().await?;
         let mut workers = self.workers.lock().await;
         // A round that waited here while everything was stopped would start the cells again.
@@ -152,19 +176,16 @@ impl Fleet {
             return Ok(Counts::default());
         }
         let mut counts = Counts::default();
-        while let Some(done) = workers.try_join_next() {
-            counts.add(done);
-        }
-        let leases = shared.claim(BOTS_AT_ONCE - workers.len().min(BOTS_AT_ONCE)).await?;
-        counts.claimed = leases.len();
-        for lease in leases {
-            workers.spawn(shared.clone().drive(lease));
-        }
-        counts.asked = self.ask_running();
+        self.asks.ask(shared);
         let in_round = InRound::enter(&shared.in_round);
         let round = tokio::time::sleep(ROUND_WAIT);
         tokio::pin!(round);
+        let mut more = true;
         loop {
+            while let Some(done) = workers.try_join_next() {
+                counts.add(done);
+            }
+            more = more && self.fill(&mut workers, &mut counts).await?;
             tokio::select! {
                 done = workers.join_next() => match done {
                     Some(done) => counts.add(done),
@@ -173,6 +194,7 @@ impl Fleet {
                 () = &mut round => break,
             }
         }
+        counts.asked = self.asks.take_count();
         drop(workers);
         // What workers finish from here on wakes the loop, so that the timer can't miss it.
         drop(in_round);
@@ -198,20 +220,23 @@ impl Fleet {
         }
     }
 
-    /// Asks the running cells whose turn it is. Only one that isn't well costs a row.
-    fn ask_running(&self) -> usize {
-        let now = self.shared.clock.now();
-        let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
-        while asks.try_join_next().is_some() {}
-        let mut running = self.shared.running();
-        let due = running.iter_mut().filter(|(_, cell)| cell.ask_at <= now).take(ASKS_AT_ONCE);
-        let mut asked = 0;
-        for (bot, cell) in due {
-            cell.ask_at = now + HEALTH_PERIOD;
-            asks.spawn(self.shared.clone().ask(bot.clone(), cell.client.clone()));
-            asked += 1;
+    /// Gives free places to due bots. `false`: there are no more of them.
+    async fn fill(&self, workers: &mut JoinSet<Driven>, counts: &mut Counts) -> Result<bool, FleetError> {
+        let trouble = self.shared.broken_off.load(Ordering::SeqCst) >= TROUBLE;
+        let places = if trouble { BOTS_IN_TROUBLE } else { BOTS_AT_ONCE };
+        let free = places.saturating_sub(self.shared.brisk.load(Ordering::SeqCst));
+        let free = free.min(WORKERS_MAX.saturating_sub(workers.len()));
+        if free < CLAIM_MIN.min(places) {
+            return Ok(true);
         }
-        asked
+        let leases = self.shared.claim(free).await?;
+        counts.claimed += leases.len();
+        let more = leases.len() == free;
+        for lease in leases {
+            self.shared.brisk.fetch_add(1, Ordering::SeqCst);
+            workers.spawn(self.shared.clone().work(lease));
+        }
+        Ok(more)
     }
 
     /// Ends all cells, gently and together, without changing what anybody wants: the next start brings them back.
@@ -262,6 +287,8 @@ impl Drop for InRound<'_> {
 impl Drop for Fleet {
     fn drop(&mut self) {
         self.listener.abort();
+        self.asker.abort();
+        self.asks.abort();
         if let Some(timer) = self.timer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             timer.abort();
         }
@@ -286,53 +313,29 @@ impl Counts {
     }
 }
 
-/// Turns wake-ups of the database and of the installer into wake-ups of the loop.
-async fn listen(shared: Arc<Shared>) {
-    use tokio::sync::broadcast::error::RecvError;
-
-    let (mut wakeups, mut runtime) = (shared.store.wakeups().subscribe(), shared.runtime.clone());
-    let (wake, store, clock) = (shared.wake.clone(), shared.store.clone(), shared.clock.clone());
-    let mut installing = true;
-    let fails = |runtime: &mut watch::Receiver<RuntimeState>| {
-        matches!(*runtime.borrow_and_update(), RuntimeState::Failed { .. })
-    };
-    let mut failed = fails(&mut runtime);
-    // A task of the fleet must not keep the fleet alive.
-    drop(shared);
-    loop {
-        tokio::select! {
-            wakeup = wakeups.recv() => match wakeup {
-                Ok(Channel::Fleet | Channel::All) | Err(RecvError::Lagged(_)) => wake.notify_one(),
-                Ok(_) => {}
-                Err(RecvError::Closed) => return,
-            },
-            changed = runtime.changed(), if installing => {
-                // When whoever installs the runtime is gone, its last word stands.
-                installing = changed.is_ok();
-                let failed_before = std::mem::replace(&mut failed, fails(&mut runtime));
-                if failed_before && !failed && let Err(error) = call_those_who_wait(&store, clock.now()).await {
-                    tracing::warn!(error = &error as &dyn std::error::Error,
-                        "bots that wait for OpenClaw could not be called; they look by themselves");
-                }
-                wake.notify_one();
-            }
-        }
-    }
-}
-
-async fn call_those_who_wait(store: &Store, now: Time) -> Result<(), FleetError> {
-    let mut system = store.system().await?;
-    system.bots_without_runtime_are_due(now).await?;
-    Ok(system.commit().await?)
-}
-
 impl Shared {
-    fn running(&self) -> MutexGuard<'_, HashMap<BotId, Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn guards(&self) -> MutexGuard<'_, HashMap<BotId, AbortHandle>> {
         self.guards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One bot's turn; a worker that turns out to be slow gives its place away.
+    async fn work(self: Arc<Self>, lease: Lease) -> Driven {
+        let mut place = Some(Place(&self.brisk));
+        let drive = self.clone().drive(lease);
+        tokio::pin!(drive);
+        let driven = tokio::select! {
+            driven = &mut drive => driven,
+            () = tokio::time::sleep(SLOW) => {
+                place.take();
+                self.wake.notify_one();
+                drive.await
+            }
+        };
+        match driven.broke_off {
+            true => self.broken_off.fetch_add(1, Ordering::SeqCst),
+            false => self.broken_off.swap(0, Ordering::SeqCst),
+        };
+        driven
     }
 
     async fn claim(&self, limit: usize) -> Result<Vec<Lease>, FleetError> {
@@ -355,6 +358,7 @@ impl Shared {
 
     /// Gives the bot back to the queue; a lease that can't be given back now is given back later.
     pub(crate) async fn release(&self, lease: Lease, next: Option<Time>) {
+        let next = self.take_turns(&lease.bot, next);
         if self.try_release(&lease, next).await.is_err() {
             self.unreleased.lock().unwrap_or_else(PoisonError::into_inner).push((lease, next));
         }
@@ -381,20 +385,42 @@ impl Shared {
         Ok(system.commit().await?)
     }
 
-    pub(crate) async fn make_due(&self, bot: &BotId) -> Result<(), FleetError> {
-        let mut system = self.store.system().await?;
-        system.bot_is_due(bot, self.clock.now()).await?;
-        Ok(system.commit().await?)
+    /// The more bots wait for their runtimes, the later each is looked at again: all of them together cost the same.
+    fn take_turns(&self, bot: &BotId, next: Option<Time>) -> Option<Time> {
+        let now = self.clock.now();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(next) = next.filter(|next| *next > now && *next < now + LOOKS_SOON) else {
+            waiting.remove(bot);
+            return next;
+        };
+        waiting.insert(bot.clone());
+        Some(next.max(now + LOOK_GAP * i32::try_from(waiting.len()).unwrap_or(i32::MAX)))
     }
 
-    /// This bot's cell runs as wanted: from now on it is asked how it is, without touching a row.
-    pub(crate) fn watch_health(&self, bot: &BotId, client: Client) {
-        let ask_at = self.clock.now() + HEALTH_PERIOD;
-        self.running().insert(bot.clone(), Running { client, ask_at });
+    /// The next round looks at this bot.
+    pub(crate) fn ails(&self, bot: BotId) {
+        self.ailing.lock().unwrap_or_else(PoisonError::into_inner).insert(bot);
+        self.wake.notify_one();
     }
 
-    pub(crate) fn forget_health(&self, bot: &BotId) {
-        self.running().remove(bot);
+    /// Makes all bots due that something was seen of: after an outage thousands at once.
+    async fn call_ailing(&self) -> Result<(), FleetError> {
+        let ailing = std::mem::take(&mut *self.ailing.lock().unwrap_or_else(PoisonError::into_inner));
+        if ailing.is_empty() {
+            return Ok(());
+        }
+        let bots: Vec<BotId> = ailing.into_iter().collect();
+        let called = async {
+            let mut system = self.store.system().await?;
+            system.bots_are_due(&bots, self.clock.now()).await?;
+            Ok(system.commit().await?)
+        };
+        let called: Result<(), FleetError> = called.await;
+        if called.is_err() {
+            // The database is away; they are called as soon as it is back.
+            self.ailing.lock().unwrap_or_else(PoisonError::into_inner).extend(bots);
+        }
+        called
     }
 
     /// Makes the bot due at the moment its cell dies.
@@ -407,22 +433,9 @@ impl Shared {
         let task = tokio::spawn(async move {
             shared.host.gone(&watched).await;
             shared.guards().remove(&watched);
-            if let Err(error) = shared.make_due(&watched).await {
-                tracing::warn!(bot.id = %watched, error = &error as &dyn std::error::Error,
-                    "a cell ended and the database is away; the next look at the bot finds it");
-            }
-            shared.wake.notify_one();
+            shared.ails(watched);
         });
         guards.insert(bot.clone(), task.abort_handle());
-    }
-
-    async fn ask(self: Arc<Self>, bot: BotId, client: Client) {
-        let well = client.health().await.is_ok_and(|health| health.phase == Phase::Ready);
-        // When the database is away the cell is asked again a period later.
-        if !well && self.make_due(&bot).await.is_ok() {
-            self.forget_health(&bot);
-            self.wake.notify_one();
-        }
     }
 
     /// How long nothing is due.
@@ -431,10 +444,8 @@ impl Shared {
             let mut system = self.store.system().await?;
             system.next_bot_due().await
         };
-        let row = row.await.ok().flatten();
-        let ask = self.running().values().map(|cell| cell.ask_at).min();
-        let next = [row, ask].into_iter().flatten().min();
-        let pause = next.map_or(PERIOD, |next| (next - self.clock.now()).to_std().unwrap_or_default());
+        let pause =
+            row.await.ok().flatten().map_or(PERIOD, |next| (next - self.clock.now()).to_std().unwrap_or_default());
         pause.min(PERIOD)
     }
 }

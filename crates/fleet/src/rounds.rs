@@ -142,7 +142,7 @@ impl Shared {
     /// Nothing to do: a running cell is asked now and then, a bot without a runtime looks again later.
     fn rest(&self, bot: &FleetBot, sight: Sight, facts: &Facts) -> Option<Time> {
         if let (Intent::Running, CellSight::Says(_, client)) = (bot.intent, sight.cell) {
-            self.watch_health(&bot.id, client);
+            self.watch_health(bot, client.address());
         }
         let waits = bot.intent == Intent::Running && facts.failed_on_runtime && facts.runtime == RuntimeFact::Failed;
         waits.then(|| sight.now + RUNTIME_RETRY_PAUSE)

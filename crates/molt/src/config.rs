@@ -16,6 +16,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use molt_fleet::{SealMode, Sealing};
 use molt_identity::SignUp;
 use molt_model::{Catalog, Nanos};
+use molt_store::{NoKeys, SealRing};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -118,7 +119,10 @@ pub struct Config {
     pub proxy_url: Option<Url>,
     pub data_dir: PathBuf,
     pub database_url: Option<SecretString>,
+    /// Keys from the environment, newest first.
     pub seal_key: Option<SecretString>,
+    /// A file that the operator named; the environment wins.
+    pub seal_key_file: Option<PathBuf>,
     pub log: String,
     pub origins: Vec<String>,
     pub signup: SignUp,
@@ -173,6 +177,7 @@ impl Config {
             data_dir: if data_dir.as_os_str().is_empty() { default_data_dir(environment) } else { data_dir },
             database_url: environment(&database_url_env).filter(|url| !url.is_empty()).map(SecretString::from),
             seal_key: environment("MOLT_SEAL_KEY").map(SecretString::from),
+            seal_key_file: (!seal_key_file.as_os_str().is_empty()).then_some(seal_key_file),
             log: take.value("log"),
             origins: take.value("origins"),
             signup: take.value("signup"),
@@ -191,7 +196,7 @@ impl Config {
         config.set_operator(&operator, &mut faults);
         config.public_url = url("public_url", &public_url, &mut faults);
         config.proxy_url = url("proxy_url", &proxy_url, &mut faults);
-        config.set_seal_key(&seal_key_file, &mut faults);
+        config.check_seal_key(&mut faults);
         config.otlp_endpoint = url("otlp_endpoint", &otlp_endpoint, &mut faults);
         match models.resolve(overrides.holds_keys, environment) {
             Ok(offer) => config.offer = offer,
@@ -256,16 +261,16 @@ impl Config {
         }
     }
 
-    fn set_seal_key(&mut self, file: &Path, faults: &mut Vec<String>) {
-        if self.seal_key.is_none() && !file.as_os_str().is_empty() {
-            match std::fs::read_to_string(file) {
-                Ok(text) => self.seal_key = Some(text.into()),
-                Err(error) => faults.push(format!("seal_key_file: {} can't be read: {error}", file.display())),
-            }
-        }
-        if self.seal_key.as_ref().is_some_and(|key| molt_store::SealKey::from_hex(key).is_err()) {
-            faults.push("the seal key must be 64 hexadecimal digits; `openssl rand -hex 32` makes one".to_owned());
-        }
+    fn check_seal_key(&self, faults: &mut Vec<String>) {
+        let fault = match (&self.seal_key, &self.seal_key_file) {
+            (Some(keys), _) => SealRing::parse(keys).err().map(|fault| format!("MOLT_SEAL_KEY: {fault}")),
+            (None, Some(file)) => SealRing::read(file).err().map(|fault| match fault {
+                NoKeys::Unreadable(error) => format!("seal_key_file: {} can't be read: {error}", file.display()),
+                NoKeys::Malformed => format!("seal_key_file: {}: {fault}", file.display()),
+            }),
+            (None, None) => None,
+        };
+        faults.extend(fault);
     }
 }
 

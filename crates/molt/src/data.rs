@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use molt_store::SealKey;
+use molt_store::{NoKeys, SealKey, SealRing};
 use rustix::fs::FlockOperation;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use crate::config::Config;
 
@@ -93,29 +93,38 @@ impl DataDir {
         self.root.join("molt.log")
     }
 
-    /// The key from the settings, else the one of this folder.
-    pub fn seal_key(&self, config: &Config) -> anyhow::Result<SealKey> {
-        if let Some(key) = &config.seal_key {
-            return Ok(SealKey::from_hex(key)?);
+    /// The file that the keys come from: the one of the settings, else the one of this folder. `None`: they come from the
+    /// environment.
+    #[must_use]
+    pub fn seal_key_file(&self, config: &Config) -> Option<PathBuf> {
+        let file = || config.seal_key_file.clone().unwrap_or_else(|| self.seal_key_path());
+        config.seal_key.is_none().then(file)
+    }
+
+    /// The keys from the settings, else those of this folder.
+    pub fn seal_key(&self, config: &Config) -> anyhow::Result<SealRing> {
+        if let Some(keys) = &config.seal_key {
+            return Ok(SealRing::parse(keys)?);
         }
-        let path = self.seal_key_path();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => SecretString::from(text),
-            Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+        let path = config.seal_key_file.clone().unwrap_or_else(|| self.seal_key_path());
+        match SealRing::read(&path) {
+            Ok(ring) => Ok(ring),
+            Err(NoKeys::Unreadable(error)) if error.kind() == ErrorKind::NotFound => bail!(
                 "the key that seals secrets is missing: set MOLT_SEAL_KEY or seal_key_file to the installation's one key, \
                  the same for all its processes ({} is not there)",
                 path.display()
             ),
-            Err(error) => return Err(error).with_context(|| cannot("read", &path)),
-        };
-        SealKey::from_hex(&text)
-            .with_context(|| format!("{} must hold 64 hexadecimal digits; restore it from your backup", path.display()))
+            Err(NoKeys::Unreadable(error)) => Err(error).with_context(|| cannot("read", &path)),
+            Err(NoKeys::Malformed) => {
+                bail!("{} must hold 64 hexadecimal digits; restore it from your backup", path.display())
+            }
+        }
     }
 
     /// The same, for an installation of one process: its key is made on the first start.
-    pub fn seal_key_or_new(&self, config: &Config) -> anyhow::Result<SealKey> {
+    pub fn seal_key_or_new(&self, config: &Config) -> anyhow::Result<SealRing> {
         let path = self.seal_key_path();
-        if config.seal_key.is_none() && !path.exists() {
+        if config.seal_key.is_none() && config.seal_key_file.is_none() && !path.exists() {
             write_secret(&path, SealKey::generate_hex().expose_secret()).with_context(|| cannot("write", &path))?;
         }
         self.seal_key(config)
@@ -153,6 +162,8 @@ fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use molt_store::Place;
+
     use super::*;
     use crate::config::Overrides;
 
@@ -165,8 +176,9 @@ mod tests {
         assert!(second.contains(&std::process::id().to_string()) && second.contains("--data-dir"), "{second}");
 
         assert!(data.seal_key(&config).is_err());
-        let sealed = data.seal_key_or_new(&config).unwrap().seal("here", &"secret".to_owned().into());
-        assert!(data.seal_key(&config).unwrap().open("here", &sealed).is_ok());
+        let here = Place::SigningKey("here".to_owned());
+        let sealed = data.seal_key_or_new(&config).unwrap().seal(&here, &"secret".to_owned().into());
+        assert!(data.seal_key(&config).unwrap().open(&here, &sealed).is_ok());
         assert_eq!(fs::metadata(root.join("seal.key")).unwrap().permissions().mode() & 0o777, 0o600);
 
         fs::create_dir_all(data.packages()).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use molt_store::local::{self, Binaries, Cluster, LocalError, MAJOR_MIN, Purpose, erase, server_major};
-use molt_store::{SealKey, Store};
+use molt_store::{SealRing, Store};
 use secrecy::SecretString;
 
 use crate::config::{Config, environment};
@@ -47,7 +47,7 @@ impl Database {
         Ok(running.context("no database runs here; start `molt dev` first, or set DATABASE_URL")?.owner_url())
     }
 
-    pub async fn store(&self, seal: SealKey) -> anyhow::Result<Store> {
+    pub async fn store(&self, seal: SealRing) -> anyhow::Result<Store> {
         Ok(Store::connect(&self.url, seal).await?)
     }
 

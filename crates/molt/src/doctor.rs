@@ -35,6 +35,7 @@ use Finding::{Bad, Good, Note};
 pub async fn run(config: &Config) -> bool {
     let data = DataDir::look(&config.data_dir);
     let mut findings = vec![folder(&data), disk(data.root()), database(config, &data).await];
+    findings.extend(seal_keys(config, &data));
     findings.push(port(config.listen, "--listen"));
     findings.push(npm());
     findings.push(runtime(config, &data));
@@ -69,6 +70,12 @@ fn folder(data: &DataDir) -> Finding {
             Err(_) => Bad(format!("this account can't write into {root}; use --data-dir, or change its owner")),
         },
     }
+}
+
+/// Two keys are in force while one is being replaced.
+fn seal_keys(config: &Config, data: &DataDir) -> Option<Finding> {
+    let several = data.seal_key(config).is_ok_and(|ring| ring.ids().len() > 1);
+    several.then(|| Note("several seal keys are in force: a rotation didn't end; run `molt keys rotate`".to_owned()))
 }
 
 fn disk(root: &Path) -> Finding {

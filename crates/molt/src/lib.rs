@@ -13,6 +13,7 @@ pub mod log;
 pub mod npm;
 pub mod outdated;
 pub mod prices;
+pub mod rotate;
 pub mod screen;
 pub mod serve;
 pub mod signal;

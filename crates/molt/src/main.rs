@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use molt::config::{Config, Overrides};
 use molt::screen::Screen;
 use molt::wire::Roles;
-use molt::{commands, dev, doctor, log, prices, serve};
+use molt::{commands, dev, doctor, log, prices, rotate, serve};
 use molt_model::{BotId, HolderId, KeyId, Nanos};
 
 /// Gives memory back to the system: checking a password takes 7 MiB for a moment, which glibc would keep for good.
@@ -63,7 +63,7 @@ enum Command {
     Migrate,
     /// Look at everything an installation needs and say how it is
     Doctor,
-    /// Ghost Keys for programs
+    /// Ghost Keys for programs, and the key that seals secrets
     #[command(subcommand)]
     Keys(Keys),
     /// What model calls cost
@@ -109,6 +109,8 @@ enum Keys {
     },
     /// Make a key useless, at once
     Revoke { id: KeyId },
+    /// Seal all secrets in the database under a new key and retire the old one; run it again if it was cut
+    Rotate,
 }
 
 #[derive(Subcommand)]
@@ -191,6 +193,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(Keys::List { user }) => commands::list_keys(&config, &user).await?,
         Command::Keys(Keys::Cap { id, cap_usd }) => commands::cap_key(&config, id, cap_usd).await?,
         Command::Keys(Keys::Revoke { id }) => commands::revoke_key(&config, id).await?,
+        Command::Keys(Keys::Rotate) => rotate::rotate(&config).await?,
         Command::Prices(Prices::Import { file }) => prices::command::import(&config, &file).await?,
         Command::Prices(Prices::Show { model, version }) => {
             prices::command::show(&config, model.as_deref(), version.as_deref()).await?;

@@ -10,7 +10,7 @@ use anyhow::Context;
 use axum::Router;
 use molt_api::{ApiState, Relays};
 use molt_billing::{Inbox, LocalPayments, Renew};
-use molt_fleet::{Fleet, ProcessHost, RuntimeState, Sealing, cell_users};
+use molt_fleet::{Fleet, Pace, Paced, ProcessHost, RuntimeState, Sealing, cell_users};
 use molt_ghost::{Gates, Ghost, Rounds};
 use molt_identity::Local;
 use molt_model::{CatalogInForce, Clock, SystemClock};
@@ -282,10 +282,11 @@ fn start_fleet(
         catalog,
         uid_range: cell_users(),
     };
-    let host = Arc::new(ProcessHost::new(&settings, sealing).context("cells can't run here")?);
+    let host = ProcessHost::new(&settings, sealing).context("cells can't run here")?;
     if let Some(way_out) = host.way_out() {
         settings.proxy_url = way_out;
     }
+    let host = Arc::new(Paced::new(host, Pace::PROCESSES));
     let fleet = Arc::new(Fleet::new(settings, store, clock, host, parts.runtime));
     let schedule = Schedule { name: "fleet", period: FLEET_PERIOD, wakes: |channel| *channel == Channel::Fleet };
     let (waiting, working) = (fleet.clone(), fleet.clone());

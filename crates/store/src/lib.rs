@@ -33,7 +33,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
 
 pub use listen::{Channel, Wakeups};
-pub use seal::{SealKey, Unsealable};
+pub use seal::{KeyFile, NoKeys, Place, Resealed, SealKey, SealKeyId, SealRing, Unsealable};
 
 /// Connections of one process. The dev stack runs every role in one process; a handler holds one for milliseconds.
 const CONNECTIONS_MAX: u32 = 12;
@@ -80,17 +80,18 @@ fn is_passing(code: &str) -> bool {
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// A pool of connections and the key that seals secrets at rest. Cheap to clone.
+/// A pool of connections and the keys that seal secrets at rest. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
-    seal: SealKey,
+    seal: SealRing,
     wakeups: Wakeups,
 }
 
 impl Store {
     /// Connects as the application role. The first connection is made at once, so that a wrong address shows here.
-    pub async fn connect(url: &SecretString, seal: SealKey) -> Result<Self> {
+    pub async fn connect(url: &SecretString, seal: impl Into<SealRing>) -> Result<Self> {
+        let seal = seal.into();
         let options: PgConnectOptions = url.expose_secret().parse().map_err(StoreError::from)?;
         let options = options.application_name("molt");
         let pool = PgPoolOptions::new()
@@ -98,7 +99,7 @@ impl Store {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options.clone())
             .await?;
-        let wakeups = Wakeups::listen(options);
+        let wakeups = Wakeups::listen(options, seal.clone());
         Ok(Self { pool, seal, wakeups })
     }
 
@@ -120,8 +121,8 @@ impl Store {
 
     /// A transaction that sees all rows. For loops, log-in and the proxy; never for a request with a caller.
     pub async fn system(&self) -> Result<SystemTx> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("select set_config('role', 'molt_system', true)").execute(&mut *tx).await?;
+        // Both in one message: loops open thousands of these, and most of them read one row.
+        let tx = self.pool.begin_with("begin; set local role molt_system").await?;
         Ok(SystemTx { tx })
     }
 
@@ -133,7 +134,7 @@ impl Store {
 
     /// Seals and opens secrets that rest in the database.
     #[must_use]
-    pub fn seal(&self) -> &SealKey {
+    pub fn seal(&self) -> &SealRing {
         &self.seal
     }
 

@@ -9,6 +9,9 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{broadcast, watch};
 use tokio::task::AbortHandle;
 
+use crate::SealRing;
+use crate::seal::listener_name;
+
 /// Wake-ups that a slow reader may fall behind before it is simply told to look again.
 const BACKLOG_MAX: usize = 1024;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
@@ -38,6 +41,8 @@ pub enum Channel {
     Sessions(String),
     /// A price list was imported, or a proxy has other keys: catalogues are made anew.
     Prices,
+    /// The keys that seal secrets changed: they are read again, here.
+    SealKeys,
     /// The connection was lost for a while; look at everything.
     All,
 }
@@ -58,6 +63,7 @@ impl Channel {
             Self::BudgetFreed(user) => format!("budget-freed {user}"),
             Self::Sessions(user) => format!("sessions {user}"),
             Self::Prices => "prices".to_owned(),
+            Self::SealKeys => "seal-keys".to_owned(),
             Self::All => "all".to_owned(),
         }
     }
@@ -75,6 +81,7 @@ impl Channel {
             ("budget-freed", user) => user.parse().map_or(Self::All, Self::BudgetFreed),
             ("sessions", user) => Self::Sessions(user.to_owned()),
             ("prices", _) => Self::Prices,
+            ("seal-keys", _) => Self::SealKeys,
             _ => Self::All,
         }
     }
@@ -99,10 +106,10 @@ impl Drop for Listening {
 }
 
 impl Wakeups {
-    pub(crate) fn listen(options: PgConnectOptions) -> Self {
+    pub(crate) fn listen(options: PgConnectOptions, seal: SealRing) -> Self {
         let (sender, _) = broadcast::channel(BACKLOG_MAX);
         let (closing, asked) = watch::channel(false);
-        let task = tokio::spawn(run(options, sender.clone(), asked));
+        let task = tokio::spawn(run(options, seal, sender.clone(), asked));
         Self { sender, task: Arc::new(Listening { abort: task.abort_handle(), closing }) }
     }
 
@@ -120,9 +127,14 @@ impl Wakeups {
     }
 }
 
-async fn run(options: PgConnectOptions, sender: broadcast::Sender<Channel>, mut closing: watch::Receiver<bool>) {
+async fn run(
+    options: PgConnectOptions,
+    seal: SealRing,
+    sender: broadcast::Sender<Channel>,
+    mut closing: watch::Receiver<bool>,
+) {
     loop {
-        match listen_once(&options, &sender, &mut closing).await {
+        match listen_once(&options, &seal, &sender, &mut closing).await {
             Ok(()) => return,
             Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -139,6 +151,7 @@ async fn run(options: PgConnectOptions, sender: broadcast::Sender<Channel>, mut 
 /// Listens until it is asked to close; an error: the connection was lost.
 async fn listen_once(
     options: &PgConnectOptions,
+    seal: &SealRing,
     sender: &broadcast::Sender<Channel>,
     closing: &mut watch::Receiver<bool>,
 ) -> Result<(), sqlx::Error> {
@@ -148,21 +161,45 @@ async fn listen_once(
     };
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen("molt").await?;
+    read_keys(&mut listener, seal).await?;
     // Nobody listening is fine: the period of each loop is the net.
     let _ = sender.send(Channel::All);
     loop {
         tokio::select! {
             () = asked(closing) => break,
             received = listener.try_recv() => match received? {
-                Some(notification) => drop(sender.send(Channel::parse(notification.payload()))),
+                Some(notification) => {
+                    let channel = Channel::parse(notification.payload());
+                    if channel == Channel::SealKeys {
+                        read_keys(&mut listener, seal).await?;
+                    }
+                    drop(sender.send(channel));
+                }
                 // Lost, and made anew by the listener: what came in between is unknown.
-                None => drop(sender.send(Channel::All)),
+                None => {
+                    read_keys(&mut listener, seal).await?;
+                    drop(sender.send(Channel::All));
+                }
             },
         }
     }
     // The listener gives its connection back in the background; the pool waits for it.
     drop(listener);
     pool.close().await;
+    Ok(())
+}
+
+/// Reads the seal keys again, and names the connection after the key that this process seals with from now on: whoever
+/// retires a key looks there whether everybody has the newer one.
+async fn read_keys(listener: &mut PgListener, seal: &SealRing) -> Result<(), sqlx::Error> {
+    if let Err(error) = seal.reload() {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the file with the seal keys can't be used; the keys stay as they were until it can"
+        );
+    }
+    let name = sqlx::query("select set_config('application_name', $1, false)").bind(listener_name(seal.newest()));
+    name.execute(listener).await?;
     Ok(())
 }
 
@@ -181,8 +218,7 @@ mod tests {
         let database = database().await;
         let mut wakeups = database.store.wakeups().subscribe();
         database.execute("select pg_notify('molt', 'sessions somebody')").await;
-        let open =
-            "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'molt'";
+        let open = "select count(*) from pg_stat_activity where datname = current_database() and application_name ~ '^molt( |$)'";
         // A lost notification was sent before anybody listened; then the first word is that somebody does.
         wakeups.recv().await.unwrap();
         assert!(database.count(open).await >= 2, "the pool's and the listening one");
@@ -207,6 +243,7 @@ mod tests {
             Channel::BudgetWanted(UserId::random()),
             Channel::BudgetFreed(UserId::random()),
             Channel::Prices,
+            Channel::SealKeys,
             Channel::Sessions("u".to_owned()),
             Channel::All,
         ];

@@ -7,7 +7,8 @@ use molt_model::Time;
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use crate::{Result, SealKey, SystemTx};
+use crate::seal::Place;
+use crate::{Result, SealRing, SystemTx};
 
 /// A delivered message.
 #[derive(Clone, Debug)]
@@ -18,11 +19,6 @@ pub struct MailRow {
     /// `None`: it was sealed under a key that this installation no longer has.
     pub text: Option<SecretString>,
     pub created_at: DateTime<Utc>,
-}
-
-/// What the text of a kept mail is sealed for.
-fn text_binding(id: Uuid) -> String {
-    format!("mails.text_sealed:{id}")
 }
 
 #[derive(sqlx::FromRow)]
@@ -37,8 +33,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn opened(self, seal: &SealKey) -> MailRow {
-        let sealed = self.text_sealed.and_then(|sealed| seal.open(&text_binding(self.outbox_id), &sealed).ok());
+    fn opened(self, seal: &SealRing) -> MailRow {
+        let sealed = self.text_sealed.and_then(|sealed| seal.open(&Place::MailText(self.outbox_id), &sealed).ok());
         MailRow {
             id: self.outbox_id,
             to_address: self.to_address,
@@ -51,14 +47,14 @@ impl Kept {
 
 impl SystemTx {
     /// Delivers a message. The same outbox row twice is one mail.
-    pub async fn insert_mail(&mut self, mail: &MailRow, seal: &SealKey) -> Result<()> {
+    pub async fn insert_mail(&mut self, mail: &MailRow, seal: &SealRing) -> Result<()> {
         let sql = "insert into molt.mails (outbox_id, to_address, subject, text_sealed, created_at)
                    values ($1, $2, $3, $4, $5) on conflict do nothing";
         sqlx::query(sql)
             .bind(mail.id)
             .bind(&mail.to_address)
             .bind(&mail.subject)
-            .bind(mail.text.as_ref().map(|text| seal.seal(&text_binding(mail.id), text)))
+            .bind(mail.text.as_ref().map(|text| seal.seal(&Place::MailText(mail.id), text)))
             .bind(mail.created_at)
             .execute(&mut *self.tx)
             .await?;
@@ -70,7 +66,7 @@ impl SystemTx {
         &mut self,
         before: Option<(Time, Uuid)>,
         limit: i64,
-        seal: &SealKey,
+        seal: &SealRing,
     ) -> Result<Vec<MailRow>> {
         let sql = "select outbox_id, to_address, subject, text, text_sealed, created_at from molt.mails
                    where $1::timestamptz is null or (created_at, outbox_id) < ($1, $2)

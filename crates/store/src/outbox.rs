@@ -5,7 +5,7 @@ use molt_model::{Time, UserId};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{Channel, Result, SystemTx};
+use crate::{Channel, Place, Result, SystemTx};
 
 /// A message about to be queued.
 #[derive(Clone, Debug)]
@@ -31,8 +31,8 @@ pub struct OutboxRow {
 
 /// What a secret in the data of this message is sealed for.
 #[must_use]
-pub fn data_binding(id: Uuid) -> String {
-    format!("outbox.data:{id}")
+pub fn data_binding(id: Uuid) -> Place {
+    Place::MailLink(id)
 }
 
 impl SystemTx {

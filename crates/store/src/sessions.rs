@@ -12,7 +12,7 @@ use crate::{Channel, Result, SystemTx, TenantTx};
 #[derive(Clone, sqlx::FromRow)]
 pub struct SigningKeyRow {
     pub kid: String,
-    /// Sealed with the binding `signing_keys.private:<kid>`.
+    /// Sealed for `Place::SigningKey`.
     pub private_sealed: Vec<u8>,
     pub public_jwk: Value,
 }

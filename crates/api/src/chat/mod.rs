@@ -205,7 +205,8 @@ impl Relays {
             | Channel::BudgetWanted(_)
             | Channel::BudgetFreed(_)
             | Channel::Sessions(_)
-            | Channel::Prices => false,
+            | Channel::Prices
+            | Channel::SealKeys => false,
         }
     }
 

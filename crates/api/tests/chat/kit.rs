@@ -87,8 +87,11 @@ impl Stack {
 
     /// The bot's cell answers from now on.
     pub(crate) async fn give_cell(&self) {
-        let sealed =
-            self.state.store.seal().seal(&format!("bots.gateway_token:{}", self.bot), &TOKEN.to_owned().into());
+        let sealed = self
+            .state
+            .store
+            .seal()
+            .seal(&molt_store::fleet::gateway_token_binding(&self.bot), &TOKEN.to_owned().into());
         let (sealed, path) = (hex::encode(sealed), self.cell.path.display());
         let sql = format!(
             "update molt.bots set cell = '{{\"address\": \"unix:{path}\"}}', gateway_token = '\\x{sealed}' where id = '{}';

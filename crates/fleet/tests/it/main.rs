@@ -6,8 +6,13 @@
 
 mod crash;
 mod ladder;
+mod line;
+mod many;
+mod points;
 mod process;
 #[cfg(target_os = "linux")]
 mod sealed;
+#[path = "../simulated/mod.rs"]
+mod simulated;
 mod stage;
 mod world;

@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, EncodingKey};
-use molt_store::Store;
 use molt_store::sessions::SigningKeyRow;
+use molt_store::{Place, Store};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
@@ -45,7 +45,7 @@ impl SigningKeys {
             return Ok(key);
         }
         let row = self.load_or_make().await?;
-        let plain = self.store.seal().open(&binding(&row.kid), &row.private_sealed);
+        let plain = self.store.seal().open(&Place::SigningKey(row.kid.clone()), &row.private_sealed);
         let plain = plain.context("the signing key was sealed under another seal key")?;
         let key = encoding_key(&plain)?;
         let key = Arc::new(SigningKey { kid: row.kid, key });
@@ -86,7 +86,7 @@ fn make(store: &Store) -> Result<SigningKeyRow> {
     let kid = hex::encode(&Sha256::digest(public.as_bytes())[..8]);
     jwk.common.key_id = Some(kid.clone());
     jwk.common.public_key_use = Some(PublicKeyUse::Signature);
-    let private_sealed = store.seal().seal(&binding(&kid), &plain);
+    let private_sealed = store.seal().seal(&Place::SigningKey(kid.clone()), &plain);
     let public_jwk = serde_json::to_value(&jwk).context("a public key is always JSON")?;
     Ok(SigningKeyRow { kid, private_sealed, public_jwk })
 }
@@ -94,8 +94,4 @@ fn make(store: &Store) -> Result<SigningKeyRow> {
 fn encoding_key(plain: &SecretString) -> Result<EncodingKey> {
     let der = STANDARD.decode(plain.expose_secret()).context("the signing key is damaged")?;
     Ok(EncodingKey::from_ed_der(&der))
-}
-
-fn binding(kid: &str) -> String {
-    format!("signing_keys.private:{kid}")
 }

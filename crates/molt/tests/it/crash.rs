@@ -69,6 +69,36 @@ async fn anything_dies_while_a_bot_is_being_provisioned() {
     }
 }
 
+#[tokio::test]
+async fn molt_dies_while_a_bot_is_restarted_and_removed() {
+    for round in 0..rounds(3, ROUNDS_WHOLE) {
+        let mut stack = Stack::start().await;
+        let (person, bot) = stack.with_bot("Ada").await;
+        let folder = stack.data().join("bots").join(&bot);
+        let mark = folder.join("state").join("mark");
+        std::fs::write(&mark, "kept").expect("the bot's folder is there");
+        let restarted = stack.http.post(&format!("/api/bots/{bot}/restart"), &person, &Value::Null).await;
+        assert!((200..300).contains(&restarted.status), "{}", restarted.text);
+        tokio::time::sleep(Duration::from_millis(spread(round, 300))).await;
+        strike(&mut stack, Victim::Molt).await;
+        settled(&stack, &person, &bot).await;
+        assert!(mark.exists(), "its state is the same one");
+
+        let removed = stack.http.delete(&format!("/api/bots/{bot}"), &person).await;
+        assert!((200..300).contains(&removed.status), "{}", removed.text);
+        tokio::time::sleep(Duration::from_millis(spread(round + 1, 200))).await;
+        strike(&mut stack, Victim::Molt).await;
+        stack
+            .eventually("nothing is left of it", async || {
+                let rows = stack.database.count("select count(*) from molt.bots").await;
+                let gone = rows == 0 && stack.cells().is_empty() && stack.runtimes().is_empty();
+                (gone && !folder.exists()).then_some(())
+            })
+            .await;
+        stack.finish().await;
+    }
+}
+
 /// A number below `below` that is different every round and the same every time.
 fn spread(round: usize, below: u64) -> u64 {
     let round = u64::try_from(round).expect("few rounds");

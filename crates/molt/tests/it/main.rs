@@ -6,6 +6,7 @@ mod crash;
 mod hostile;
 mod isolation;
 mod journey;
+mod keys;
 mod live;
 mod lost;
 mod money;

@@ -41,6 +41,8 @@ pub(crate) struct Stack {
     pub(crate) port: u16,
     /// The key that the program seals with.
     pub(crate) seal: SecretString,
+    /// The key is in the data folder, as on most machines, and not in the environment.
+    pub(crate) keeps_key: bool,
     private: bool,
     unreachable_npm: bool,
     folder: PathBuf,
@@ -102,8 +104,20 @@ impl Stack {
         let settings = format!("{pace}{settings}\n{runtime}");
         std::fs::write(folder.join("molt.toml"), &settings).expect("the test's folder can be written");
         let (database, http, seal) = (database().await, Client::new(port), SealKey::generate_hex());
-        let (private, unreachable_npm) = (false, false);
-        Self { database, http, port, seal, private, unreachable_npm, folder, settings, molt: None, starts: 0 }
+        let (keeps_key, private, unreachable_npm) = (false, false, false);
+        Self {
+            database,
+            http,
+            port,
+            seal,
+            keeps_key,
+            private,
+            unreachable_npm,
+            folder,
+            settings,
+            molt: None,
+            starts: 0,
+        }
     }
 
     /// Starts the program and waits until it is ready.
@@ -147,13 +161,10 @@ impl Stack {
     /// Any command line of whoever runs this installation.
     pub(crate) fn operator_command(&self, arguments: &[&str]) -> Command {
         let mut command = molt();
-        command
-            .args(arguments)
-            .arg("--data-dir")
-            .arg(self.data())
-            .current_dir(&self.folder)
-            .env("MOLT_SEAL_KEY", self.seal.expose_secret())
-            .stdin(Stdio::null());
+        command.args(arguments).arg("--data-dir").arg(self.data()).current_dir(&self.folder).stdin(Stdio::null());
+        if !self.keeps_key {
+            command.env("MOLT_SEAL_KEY", self.seal.expose_secret());
+        }
         if !self.private {
             command.env("DATABASE_URL", self.database.owner_url.expose_secret());
         }
