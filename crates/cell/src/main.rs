@@ -2,6 +2,7 @@
 //! Never: start anything before the lock is held.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use chrono::Utc;
@@ -20,7 +21,7 @@ use molt_cell::supervisor::Supervisor;
 use molt_cell::traces::Traces;
 use rustix::process::DumpableBehavior;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Another cell holds the lock: a temporary failure to the host, which may try again (EX_TEMPFAIL).
 const EXIT_LOCKED: u8 = 75;
@@ -81,7 +82,9 @@ async fn live(environment: Environment, layout: Layout) -> anyhow::Result<()> {
     let journal = Journal::open(&layout.journal(), Utc::now())?;
     let (chat, mut chat_failed) = Chat::start(journal, traces.clone());
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let door = Door { token: environment.gateway_token, board: board.clone(), chat: chat.clone(), commands };
+    let restart = Arc::new(Notify::new());
+    let token = environment.gateway_token;
+    let door = Door { token, board: board.clone(), chat: chat.clone(), commands, restart: restart.clone() };
     let mut door = tokio::spawn(serve(listener, door));
 
     let mark = mark(environment.bot_id.as_str(), &environment.state_dir);
@@ -91,8 +94,21 @@ async fn live(environment: Environment, layout: Layout) -> anyhow::Result<()> {
     let config = Config::newest(&layout, from_host);
     let (keeper, exits) = Keeper::start()?;
     let command = environment.runtime_command;
-    let supervisor =
-        Supervisor { layout, board, chat, keeper, exits, commands: inbox, command, forwarder_port, mark, config };
+    let supervisor = Supervisor {
+        layout,
+        board,
+        chat,
+        keeper,
+        exits,
+        commands: inbox,
+        restart,
+        command,
+        forwarder_port,
+        mark,
+        config,
+        worked: false,
+        broken: None,
+    };
     let (stop, stopped) = watch::channel(false);
     let mut supervisor = tokio::spawn(supervisor.run(stopped));
 
