@@ -11,16 +11,19 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use molt_bot::{Client, Phase};
 use molt_model::{BotId, CatalogInForce, Clock, Time};
-use molt_store::fleet::Lease;
+use molt_store::fleet::{Lease, Restarts};
 use molt_store::{Channel, Store};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::act::restarts;
 use crate::error::FleetError;
 use crate::host::Host;
+use crate::patience::{Patient, Setbacks};
 use crate::rounds::Driven;
 use crate::runtime::RuntimeState;
 use crate::start;
+use crate::sweep::{self, Swept};
 
 /// Bots worked on at the same time. A step is mostly waiting; a start costs a core for seconds, in the cell.
 const BOTS_AT_ONCE: usize = 16;
@@ -86,11 +89,15 @@ pub(crate) struct Shared {
     pub(crate) runtime: watch::Receiver<RuntimeState>,
     pub(crate) wake: Arc<Notify>,
     started: AtomicBool,
-    closing: AtomicBool,
+    pub(crate) closing: AtomicBool,
     /// A round is waiting for workers: what they finish needs no wake-up.
     in_round: AtomicBool,
     running: Mutex<HashMap<BotId, Running>>,
     guards: Mutex<HashMap<BotId, AbortHandle>>,
+    /// Bots whose work broke off.
+    pub(crate) setbacks: Setbacks,
+    /// How far the sweeper has come with the bots that rest.
+    pub(crate) swept_to: Mutex<String>,
     /// Leases that could not be given back when the database was away.
     unreleased: Mutex<Vec<(Lease, Option<Time>)>>,
 }
@@ -99,6 +106,8 @@ pub(crate) struct Shared {
 struct Running {
     client: Client,
     ask_at: Time,
+    /// What was noted of its runtime's starts: one more means that it ended and is back already.
+    noted: Restarts,
 }
 
 impl Fleet {
@@ -114,7 +123,7 @@ impl Fleet {
             config,
             store,
             clock,
-            host,
+            host: Arc::new(Patient(host)),
             runtime,
             wake: Arc::default(),
             started: AtomicBool::new(false),
@@ -122,6 +131,8 @@ impl Fleet {
             in_round: AtomicBool::new(false),
             running: Mutex::default(),
             guards: Mutex::default(),
+            setbacks: Setbacks::default(),
+            swept_to: Mutex::default(),
             unreleased: Mutex::default(),
         });
         let listener = tokio::spawn(listen(shared.clone())).abort_handle();
@@ -134,7 +145,7 @@ impl Fleet {
         }
     }
 
-    /// One round. The first one takes over what an earlier fleet left: its leases, its cells, its orphans.
+    /// One round. The first one takes over what an earlier fleet left: its leases and its cells.
     pub async fn run_once(&self) -> Result<Counts, FleetError> {
         let shared = &self.shared;
         if shared.closing.load(Ordering::SeqCst) {
@@ -180,6 +191,12 @@ impl Fleet {
         Ok(counts)
     }
 
+    /// One look at what no wake-up tells of: what the host holds against what the rows say. Apart from the rounds, so that a
+    /// host that takes its time with a list delays no bot.
+    pub async fn sweep_once(&self) -> Result<Swept, FleetError> {
+        sweep::sweep(&self.shared).await
+    }
+
     /// Notified when there may be something to do: somebody asked, a cell died, the runtime changed, a bot is due.
     #[must_use]
     pub fn nudge(&self) -> Arc<Notify> {
@@ -208,7 +225,7 @@ impl Fleet {
         let mut asked = 0;
         for (bot, cell) in due {
             cell.ask_at = now + HEALTH_PERIOD;
-            asks.spawn(self.shared.clone().ask(bot.clone(), cell.client.clone()));
+            asks.spawn(self.shared.clone().ask(bot.clone(), cell.client.clone(), cell.noted));
             asked += 1;
         }
         asked
@@ -388,9 +405,9 @@ impl Shared {
     }
 
     /// This bot's cell runs as wanted: from now on it is asked how it is, without touching a row.
-    pub(crate) fn watch_health(&self, bot: &BotId, client: Client) {
+    pub(crate) fn watch_health(&self, bot: &BotId, client: Client, noted: Restarts) {
         let ask_at = self.clock.now() + HEALTH_PERIOD;
-        self.running().insert(bot.clone(), Running { client, ask_at });
+        self.running().insert(bot.clone(), Running { client, ask_at, noted });
     }
 
     pub(crate) fn forget_health(&self, bot: &BotId) {
@@ -416,8 +433,9 @@ impl Shared {
         guards.insert(bot.clone(), task.abort_handle());
     }
 
-    async fn ask(self: Arc<Self>, bot: BotId, client: Client) {
-        let well = client.health().await.is_ok_and(|health| health.phase == Phase::Ready);
+    async fn ask(self: Arc<Self>, bot: BotId, client: Client, noted: Restarts) {
+        let health = client.health().await;
+        let well = health.is_ok_and(|health| health.phase == Phase::Ready && restarts(&health) == noted);
         // When the database is away the cell is asked again a period later.
         if !well && self.make_due(&bot).await.is_ok() {
             self.forget_health(&bot);

@@ -7,5 +7,8 @@
 mod crash;
 mod ladder;
 mod process;
+mod repair;
 mod stage;
+mod sweep;
+mod undo;
 mod world;
