@@ -21,6 +21,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/admin/fleet": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The fleet at one moment. */
+        get: operations["readFleet"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/admin/mails": {
         parameters: {
             query?: never;
@@ -436,8 +453,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Says that all is well with an assistant's use: a pause or a slower pace ends within a second, and what was noticed before
-         *     counts no more. Twice is once.
+         * Starts an assistant that its owner stopped; and says that all is well with an assistant's use: a pause or a slower pace
+         *     ends within a second, and what was noticed before counts no more. Twice is once.
          */
         post: operations["resumeBot"];
         delete?: never;
@@ -480,6 +497,23 @@ export interface paths {
         head?: never;
         /** Turns a skill on or off, or sets it up. */
         patch: operations["changeSkill"];
+        trace?: never;
+    };
+    "/api/bots/{id}/stop": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Stops the assistant until it is resumed; its memory, its files and its chats stay. Twice is once. */
+        post: operations["stopBot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
         trace?: never;
     };
     "/api/chat/{id}": {
@@ -762,8 +796,13 @@ export interface components {
             /** Format: date-time */
             created_at: string;
             id: string;
-            /** @description Finer than `status`: `awaiting_plan`, `queued`, …, `running`. */
+            /** @description Finer than `status`: `awaiting_plan`, `queued`, …, `running`, `suspended`. */
             phase: string;
+            /**
+             * Format: date-time
+             * @description Since when it is in the phase that was seen last.
+             */
+            phase_since: string;
             /** @description Why it isn't as wanted, in a sentence. */
             reason?: string | null;
             /**
@@ -866,6 +905,17 @@ export interface components {
             tokens_in: number;
             /** Format: int64 */
             tokens_out: number;
+        };
+        /** @description How many assistants are in which state, and which ones don't get on. */
+        FleetView: {
+            /**
+             * Format: int64
+             * @description How long the one that is stuck for longest has been so.
+             */
+            oldest_overdue_seconds: number;
+            states: components["schemas"]["StateCount"][];
+            /** @description The one that is stuck for longest first; up to a hundred of each kind. */
+            stuck: components["schemas"]["StuckView"][];
         };
         InstallBody: {
             config?: Record<string, never> | null;
@@ -1021,8 +1071,13 @@ export interface components {
                 /** Format: date-time */
                 created_at: string;
                 id: string;
-                /** @description Finer than `status`: `awaiting_plan`, `queued`, …, `running`. */
+                /** @description Finer than `status`: `awaiting_plan`, `queued`, …, `running`, `suspended`. */
                 phase: string;
+                /**
+                 * Format: date-time
+                 * @description Since when it is in the phase that was seen last.
+                 */
+                phase_since: string;
                 /** @description Why it isn't as wanted, in a sentence. */
                 reason?: string | null;
                 /**
@@ -1199,6 +1254,12 @@ export interface components {
             config?: Record<string, never> | null;
             enabled?: boolean | null;
         };
+        StateCount: {
+            /** Format: int64 */
+            count: number;
+            phase: string;
+            state: string;
+        };
         /**
          * @description The API's four words for a bot (technical spec).
          * @enum {string}
@@ -1218,6 +1279,17 @@ export interface components {
             sentence: string;
             /** Format: date-time */
             started_at: string;
+        };
+        StuckView: {
+            bot_id: string;
+            phase: string;
+            sentence: string;
+            /** Format: date-time */
+            since: string;
+            state: string;
+            user_id: string;
+            /** @description `overdue`, `loops`, `leased` or `unattended`. */
+            why: string;
         };
         /** @description Good for one socket of this person and this bot. */
         Ticket: {
@@ -1301,6 +1373,34 @@ export interface operations {
                 };
                 content: {
                     "application/json": Record<string, never>;
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    readFleet: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FleetView"];
                 };
             };
             /** @description A Problem (RFC 9457); `code` says which */
@@ -2369,6 +2469,36 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["BotSkill"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    stopBot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BotView"];
                 };
             };
             /** @description A Problem (RFC 9457); `code` says which */

@@ -44,6 +44,11 @@ function Form({ bot, fault }: { bot: Bot; fault: ReactNode }) {
   return (
     <Page title="Settings" testID="settings" foot={<Save draft={draft} bot={bot} />}>
       {fault}
+      {bot.status === 'running' && bot.reason ? (
+        <Banner kind="warn" testID="settings-undone">
+          {bot.reason}
+        </Banner>
+      ) : null}
       <Character draft={draft} />
       <Models draft={draft} />
       <Notifications draft={draft} />

@@ -21,6 +21,8 @@ use crate::wire::{Applied, CellHealth, CellSeq, Fault, REVISION_HEADER, Revision
 
 /// Health is answered from memory; longer means that the cell is stuck.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The runtime gets five seconds to end by itself.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(15);
 /// A change may need a restart of the runtime, which takes up to 45 s on a busy machine.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Answers of a cell are small; a cell that runs a stranger's code must not fill our memory.
@@ -51,8 +53,15 @@ impl Client {
         within(HEALTH_TIMEOUT, self.ask(request)).await
     }
 
+    /// Has the cell start its runtime anew; answers when that has begun. The cell, its state and its chats stay.
+    pub async fn restart_runtime(&self) -> Result<CellHealth, ClientError> {
+        let request = self.request(Method::POST, "/api/restart", None, Bytes::new())?;
+        within(RESTART_TIMEOUT, self.ask(request)).await
+    }
+
     /// Gives the runtime a configuration; answers once it has really taken it over. Safe to repeat: the same
-    /// configuration again changes nothing. `Refused` means that it doesn't validate and the old one stays.
+    /// configuration again changes nothing. `Refused` means that it doesn't validate, or that the runtime doesn't come up with
+    /// it (`config_breaks`); the old one stays.
     pub async fn apply(&self, revision: Revision, config: &Value) -> Result<Applied, ClientError> {
         let body = serde_json::to_vec(config).context("encode config").map_err(ClientError::Protocol)?;
         let request = self.request(Method::POST, "/api/config", Some(revision), Bytes::from(body))?;

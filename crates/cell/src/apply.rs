@@ -26,6 +26,9 @@ pub enum ApplyError {
     /// It doesn't validate; the text says where. The old configuration stays.
     #[error("the configuration isn't valid: {0}")]
     Invalid(String),
+    /// The runtime came up with the one before and doesn't with this one. The old configuration is back.
+    #[error("the runtime doesn't come up with the configuration")]
+    Breaks,
     /// It could not be given to the runtime now. The old configuration stays; try again.
     #[error("the configuration couldn't be applied")]
     NotApplied,

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -21,7 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::apply::ApplyError;
@@ -50,6 +51,8 @@ pub struct Door {
     pub board: Board,
     pub chat: Chat,
     pub commands: mpsc::Sender<Command>,
+    /// Notified when the runtime is to start anew.
+    pub restart: Arc<Notify>,
 }
 
 /// A listener of either kind.
@@ -90,6 +93,7 @@ pub async fn serve(listener: Listener, door: Door) -> anyhow::Result<()> {
     let inside = Router::new()
         .route("/api/health", get(health))
         .route("/api/config", post(configure))
+        .route("/api/restart", post(restart))
         .route("/api/stream", any(stream))
         .layer(DefaultBodyLimit::max(CONFIG_BYTES_MAX))
         .layer(from_fn_with_state(door.clone(), authorize));
@@ -138,10 +142,21 @@ async fn configure(State(door): State<Door>, headers: HeaderMap, body: Bytes) ->
     match answer.await {
         Ok(Ok(applied)) => Json(applied).into_response(),
         Ok(Err(ApplyError::Invalid(why))) => refusal(StatusCode::UNPROCESSABLE_ENTITY, "config_invalid", &why),
+        Ok(Err(ApplyError::Breaks)) => refusal(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "config_breaks",
+            "The assistant doesn't start with this configuration; the one before is back.",
+        ),
         Ok(Err(ApplyError::NotApplied)) | Err(_) => {
             refusal(StatusCode::SERVICE_UNAVAILABLE, "not_applied", "The configuration couldn't be applied. Try again.")
         }
     }
+}
+
+/// Asked again while it is under way, it is the same restart or the next one; either way a fresh runtime comes of it.
+async fn restart(State(door): State<Door>) -> Json<CellHealth> {
+    door.restart.notify_one();
+    Json(door.board.read())
 }
 
 async fn stream(State(door): State<Door>, upgrade: WebSocketUpgrade) -> Response {

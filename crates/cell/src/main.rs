@@ -2,6 +2,7 @@
 //! Never: start anything before the lock is held.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use chrono::Utc;
@@ -21,7 +22,7 @@ use molt_cell::supervisor::Supervisor;
 use molt_cell::traces::Traces;
 use rustix::process::{DumpableBehavior, Signal};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Another cell holds the lock: a temporary failure to the host, which may try again (EX_TEMPFAIL).
 const EXIT_LOCKED: u8 = 75;
@@ -88,7 +89,9 @@ async fn live(environment: Environment, layout: Layout) -> anyhow::Result<()> {
     let journal = Journal::open(&layout.journal(), Utc::now())?;
     let (chat, mut chat_failed) = Chat::start(journal, traces.clone());
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let door = Door { token: environment.gateway_token, board: board.clone(), chat: chat.clone(), commands };
+    let restart = Arc::new(Notify::new());
+    let token = environment.gateway_token;
+    let door = Door { token, board: board.clone(), chat: chat.clone(), commands, restart: restart.clone() };
     let mut door = tokio::spawn(serve(listener, door));
 
     let world = match &environment.proxy {
@@ -101,7 +104,21 @@ async fn live(environment: Environment, layout: Layout) -> anyhow::Result<()> {
     let config = Config::newest(&layout, from_host);
     let (keeper, exits) = Keeper::start()?;
     let (command, mark) = (environment.runtime_command, environment.mark);
-    let supervisor = Supervisor { layout, board, chat, keeper, exits, commands: inbox, command, ports, mark, config };
+    let supervisor = Supervisor {
+        layout,
+        board,
+        chat,
+        keeper,
+        exits,
+        commands: inbox,
+        restart,
+        command,
+        ports,
+        mark,
+        config,
+        worked: false,
+        broken: None,
+    };
     let (stop, stopped) = watch::channel(false);
     let mut supervisor = tokio::spawn(supervisor.run(stopped));
 

@@ -3,11 +3,12 @@
 //! Never: two runtimes on one state folder, or a runtime that repairs itself on the user's money: one that doesn't come
 //! up is killed.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use molt_bot::{Applied, Phase};
-use tokio::sync::{mpsc, oneshot, watch};
+use molt_bot::{Applied, Phase, Revision};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::apply::{ApplyError, apply};
 use crate::chat::Chat;
@@ -22,6 +23,8 @@ use crate::runtime::{Place, Ports, bound_log, spawn};
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// Slow machines were seen to need 48 s.
 const BOOT_MAX: Duration = Duration::from_secs(150);
+/// With a configuration that is on trial, while somebody waits for the answer.
+const TRIAL_MAX: Duration = Duration::from_secs(90);
 /// A connection that dropped is made again within this time, or the runtime is started anew.
 const REJOIN_MAX: Duration = Duration::from_secs(5);
 /// A runtime that lived this long was healthy; its end starts the count of failures anew.
@@ -32,6 +35,8 @@ const FAILURES_MAX: u32 = 5;
 const BACK_OFF_MS: [u64; 7] = [0, 0, 200, 500, 2_000, 10_000, 30_000];
 /// How long the runtime may take to end by itself when the cell is asked to.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// A runtime that dropped its connection because it ended is known to have ended this soon.
+const EXIT_NOTICE: Duration = Duration::from_millis(500);
 /// How often the runtime's log is measured.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
 /// The exit code of a runtime whose configuration doesn't validate.
@@ -52,10 +57,16 @@ pub struct Supervisor {
     pub keeper: Keeper,
     pub exits: mpsc::UnboundedReceiver<Exit>,
     pub commands: mpsc::Receiver<Command>,
+    /// Notified when the runtime is to start anew.
+    pub restart: Arc<Notify>,
     pub command: Vec<String>,
     pub ports: Ports,
     pub mark: String,
     pub config: Config,
+    /// A runtime came up with `config` in this process.
+    pub worked: bool,
+    /// No runtime came up with this revision, and one did with the one before.
+    pub broken: Option<Revision>,
 }
 
 /// Why a life of the runtime ended.
@@ -64,6 +75,8 @@ enum End {
     Exited(Exit),
     BootTimeout,
     Unjoinable,
+    /// The platform wants a fresh one.
+    Asked,
     Unexpected(anyhow::Error),
 }
 
@@ -80,43 +93,70 @@ impl Supervisor {
         let mut candidate = None;
         loop {
             let begun = Instant::now();
+            let tried = candidate.is_some();
+            let restart = self.restart.clone();
             let end = tokio::select! {
                 end = self.life(&mut candidate) => end,
+                () = restart.notified() => End::Asked,
                 () = told(&mut stop) => return self.stop().await,
             };
             self.chat.down().await;
+            if matches!(end, End::Asked) {
+                self.end_gently().await;
+            }
             self.sweep().await;
             self.board.exited();
-            failures = if begun.elapsed() > HEALTHY_AFTER { 1 } else { failures + 1 };
+            failures = match end {
+                End::Asked => 0,
+                _ if begun.elapsed() > HEALTHY_AFTER => 1,
+                _ => failures + 1,
+            };
             self.explain(&end, failures);
-            if let Some(Candidate { command, before }) = candidate.take() {
-                self.config = before;
-                command.reply.send(Err(ApplyError::NotApplied)).ok();
+            // One that arrived in this life, and ended it, is tried in the next.
+            if tried && let Some(candidate) = candidate.take() {
+                self.go_back(candidate, &end);
             }
             tokio::select! {
                 () = tokio::time::sleep(back_off(failures)) => {}
-                command = self.commands.recv() => {
+                command = self.commands.recv(), if candidate.is_none() => {
                     let Some(command) = command else { return };
-                    candidate = Some(self.try_next(command));
+                    candidate = self.worth_a_try(command).map(|command| self.try_next(command));
                 }
                 () = told(&mut stop) => return self.stop().await,
             }
         }
     }
 
-    /// A configuration arrived while no runtime was there to ask: it is the next one to start with, and counts once
-    /// that worked.
+    /// A configuration arrived while no runtime was there to ask, or ended the one that was: it is the next one to start
+    /// with, and counts once that worked.
     fn try_next(&mut self, command: Command) -> Candidate {
         let before = std::mem::replace(&mut self.config, command.config.clone());
         Candidate { command, before }
     }
 
+    /// No runtime came up with the candidate: the configuration before it is back.
+    fn go_back(&mut self, candidate: Candidate, end: &End) {
+        let Candidate { command, before } = candidate;
+        self.config = before;
+        let came_down = matches!(end, End::Exited(_) | End::BootTimeout | End::Unjoinable);
+        // Where nothing ever came up, the fault may be anything's.
+        let breaks = came_down && self.worked;
+        self.broken = breaks.then_some(command.config.revision);
+        let fault = if breaks { ApplyError::Breaks } else { ApplyError::NotApplied };
+        tracing::warn!(revision = command.config.revision, "the runtime didn't come up with a new configuration");
+        command.reply.send(Err(fault)).ok();
+    }
+
     fn explain(&self, end: &End, failures: u32) {
+        if matches!(end, End::Asked) {
+            tracing::info!("the runtime starts anew, as the platform asked");
+            return self.board.enter(Phase::Restarting);
+        }
         let (code, message) = match end {
             End::Exited(Exit { code: Some(EXIT_CONFIG), .. }) => {
                 ("config_invalid", "The assistant doesn't start with its present settings.")
             }
-            End::Exited(_) => ("runtime_ended", "The assistant stopped unexpectedly."),
+            End::Exited(_) | End::Asked => ("runtime_ended", "The assistant stopped unexpectedly."),
             End::BootTimeout => ("boot_timeout", "The assistant took too long to start."),
             End::Unjoinable => ("runtime_lost", "The assistant stopped answering."),
             End::Unexpected(_) => ("start_failed", "The assistant couldn't be started."),
@@ -132,7 +172,7 @@ impl Supervisor {
     /// One life of the runtime, from an empty table to its end.
     async fn life(&mut self, candidate: &mut Option<Candidate>) -> End {
         match self.boot(candidate).await {
-            Ok((place, pid, connected)) => self.serve(&place, pid, connected).await,
+            Ok((place, pid, connected)) => self.serve(&place, pid, connected, candidate).await,
             Err(end) => end,
         }
     }
@@ -147,11 +187,13 @@ impl Supervisor {
         let pid = self.keeper.spawn(what).await.context("start the runtime")?;
         self.board.spawned(pid);
         self.board.enter(Phase::Booting);
-        self.wait_until_ready(&place, pid, started).await?;
+        let limit = if candidate.is_some() && self.worked { TRIAL_MAX } else { BOOT_MAX };
+        self.wait_until_ready(&place, pid, started, limit).await?;
         self.board.enter(Phase::Connecting);
         let connected = join(&place, REJOIN_MAX).await.ok_or(End::Unjoinable)?;
         let boot_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.config.remember(&self.layout)?;
+        self.worked = true;
         self.board.booted(boot_ms, connected.version.clone());
         self.board.applied(self.config.applied());
         self.board.enter(Phase::Ready);
@@ -162,13 +204,19 @@ impl Supervisor {
         Ok((place, pid, connected))
     }
 
-    async fn wait_until_ready(&mut self, place: &Place, pid: u32, started: Instant) -> Result<(), End> {
+    async fn wait_until_ready(
+        &mut self,
+        place: &Place,
+        pid: u32,
+        started: Instant,
+        limit: Duration,
+    ) -> Result<(), End> {
         loop {
             tokio::select! {
                 exit = exit_of(&mut self.exits, pid) => return Err(End::Exited(exit)),
                 ready = place.is_ready() => if ready { return Ok(()) },
             }
-            if started.elapsed() > BOOT_MAX {
+            if started.elapsed() > limit {
                 return Err(End::BootTimeout);
             }
             tokio::time::sleep(PROBE_PAUSE).await;
@@ -176,7 +224,7 @@ impl Supervisor {
     }
 
     /// Serves a ready runtime until it ends.
-    async fn serve(&mut self, place: &Place, pid: u32, connected: Connected) -> End {
+    async fn serve(&mut self, place: &Place, pid: u32, connected: Connected, candidate: &mut Option<Candidate>) -> End {
         let mut gateway = connected.gateway;
         let mut closed = self.attend(gateway.clone(), connected.events).await;
         let mut log_check = tokio::time::interval(LOG_PERIOD);
@@ -196,17 +244,44 @@ impl Supervisor {
                     closed = self.attend(gateway.clone(), again.events).await;
                 }
                 command = self.commands.recv() => {
-                    let Some(Command { config, reply }) = command else { continue };
-                    let result = apply(&gateway, &self.layout, self.ports, &self.config, &config).await;
+                    let Some(command) = command.and_then(|command| self.worth_a_try(command)) else { continue };
+                    let result = apply(&gateway, &self.layout, self.ports, &self.config, &command.config).await;
                     if let Ok(applied) = &result {
-                        self.config = config;
+                        self.config = command.config;
                         self.board.applied(applied.clone());
+                    } else if let Some(end) = self.lost_on(&result, place, pid).await {
+                        *candidate = Some(self.try_next(command));
+                        return end;
                     }
-                    reply.send(result).ok();
+                    command.reply.send(result).ok();
                 }
                 _ = log_check.tick() => bound_log(&self.layout),
             }
         }
+    }
+
+    /// Whether the runtime ended, or can't be reached any more, when it was given a configuration. Whether because of it, the
+    /// next start shows.
+    async fn lost_on(&mut self, result: &Result<Applied, ApplyError>, place: &Place, pid: u32) -> Option<End> {
+        if !matches!(result, Err(ApplyError::NotApplied)) {
+            return None;
+        }
+        if let Ok(exit) = tokio::time::timeout(EXIT_NOTICE, exit_of(&mut self.exits, pid)).await {
+            return Some(End::Exited(exit));
+        }
+        tokio::select! {
+            exit = exit_of(&mut self.exits, pid) => Some(End::Exited(exit)),
+            joined = join(place, REJOIN_MAX) => joined.is_none().then_some(End::Unjoinable),
+        }
+    }
+
+    /// The same configuration isn't tried twice when no runtime came up with it.
+    fn worth_a_try(&self, command: Command) -> Option<Command> {
+        if self.broken != Some(command.config.revision) {
+            return Some(command);
+        }
+        command.reply.send(Err(ApplyError::Breaks)).ok();
+        None
     }
 
     /// Lets the chat hear the runtime; the receiver tells when the connection is gone.
@@ -224,13 +299,17 @@ impl Supervisor {
     }
 
     async fn stop(mut self) {
+        self.end_gently().await;
+        self.sweep().await;
+    }
+
+    async fn end_gently(&mut self) {
         if let Some(pid) = self.board.read().runtime_pid {
             terminate(pid);
             if tokio::time::timeout(STOP_GRACE, exit_of(&mut self.exits, pid)).await.is_err() {
                 tracing::warn!(runtime.pid = pid, "the runtime didn't stop in time and is killed");
             }
         }
-        self.sweep().await;
     }
 
     /// Ends whatever is left of a runtime of this bot.

@@ -1,17 +1,22 @@
 //! Doing one step: what is asked of the host or the cell, between what is written before and after.
 //! Never: decide what comes next, or call out while a transaction is open.
 
+mod mend;
+mod part;
+
+pub(crate) use mend::recent_ends;
+
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
 use http::StatusCode;
-use molt_bot::{Applied, Client, ClientError};
-use molt_model::bot::Outcome;
-use molt_model::{EventKind, Intent, Observed, Status, Time};
+use molt_bot::{Applied, CellHealth, Client, ClientError, Phase};
+use molt_model::bot::{Boot, Outcome, Place};
+use molt_model::{EventKind, Observed, Rung, Status, Time};
 use molt_store::SystemTx;
-use molt_store::fleet::{FleetBot, Lease, Seen, gateway_token_binding};
+use molt_store::fleet::{FleetBot, Good, Lease, Restarts, Seen, gateway_token_binding};
 use secrecy::SecretString;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -19,9 +24,9 @@ use sha2::{Digest, Sha256};
 use crate::configuration::configuration;
 use crate::error::FleetError;
 use crate::host::{CellSpec, Ensured};
-use crate::plan::{Stage, Step, Why};
+use crate::plan::{Stage, Step, Why, rung};
 use crate::reconcile::Shared;
-use crate::rounds::{CellSight, Next, Sight, failures};
+use crate::rounds::{CellSight, Next, Sight};
 use crate::runtime::RuntimeState;
 use crate::words;
 
@@ -29,11 +34,10 @@ use crate::words;
 const BOOT_POLL: TimeDelta = TimeDelta::milliseconds(100);
 /// How often the progress of an installation is looked at; its end is noticed at once.
 const RUNTIME_POLL: TimeDelta = TimeDelta::seconds(1);
+/// How often a cell on its way back is asked.
+const REPAIR_POLL: TimeDelta = TimeDelta::milliseconds(500);
 /// After a cell could not take settings just now.
 const APPLY_PAUSE: TimeDelta = TimeDelta::seconds(1);
-/// Pauses before the second, third, … attempt. The first failure may be chance: no pause.
-const RETRY_PAUSES: [TimeDelta; 4] =
-    [TimeDelta::zero(), TimeDelta::seconds(2), TimeDelta::seconds(10), TimeDelta::seconds(30)];
 const TOKEN_BYTES: usize = 32;
 
 impl Shared {
@@ -52,8 +56,12 @@ impl Shared {
             Step::AwaitBoot => work.await_boot(&sight.cell).await,
             Step::ApplySettings => work.apply_settings(&sight.cell).await,
             Step::DeclareRunning => work.declare_running(&sight.cell).await,
-            Step::Recover => work.recover().await,
-            Step::Retry(why) => work.retry(why, told(sight)).await,
+            Step::Reconnect => work.reconnect().await,
+            Step::RestartRuntime { ask } => work.restart_runtime(&sight.cell, ask).await,
+            Step::AwaitRepair => Ok(Next::At(work.now + REPAIR_POLL)),
+            Step::Retry(rung, why) => work.retry(rung, why, told(sight)).await,
+            Step::UndoSettings(why) => work.undo_settings(why, told(sight)).await,
+            Step::NoteEnds => work.note_ends(&sight.cell).await,
             Step::GiveUp(why) => work.give_up(why, told(sight)).await,
             Step::Stop => work.stop().await,
             Step::Remove => work.remove().await,
@@ -89,12 +97,18 @@ struct Work<'a> {
 impl Work<'_> {
     /// Opens a transaction with what was seen and its event in it. `None`: the lease is gone.
     async fn seen(&self, seen: &Seen) -> Result<Option<SystemTx>, FleetError> {
+        self.seen_after(self.bot.seen.observed, seen).await
+    }
+
+    /// The same where a step writes twice: `before` is what it wrote first.
+    async fn seen_after(&self, before: Observed, seen: &Seen) -> Result<Option<SystemTx>, FleetError> {
+        before.become_state(seen.observed)?;
         let mut system = self.shared.store.system().await?;
         if !system.record_seen(self.lease, seen, self.now).await? {
             return Ok(None);
         }
         let status = Status::of(self.bot.intent, seen.observed);
-        let body = json!({ "status": status, "phase": seen.phase, "reason": seen.reason });
+        let body = json!({ "status": status, "phase": seen.observed.phase(), "reason": seen.reason });
         system.announce_bot(self.bot.user, &self.bot.id, EventKind::BotChanged, body, self.now).await?;
         Ok(Some(system))
     }
@@ -124,9 +138,8 @@ impl Work<'_> {
 
     async fn reserve(&self) -> Result<Next, FleetError> {
         let mut seen = Seen {
-            observed: Observed::Starting,
+            observed: Observed::Infrastructure(Place::Name),
             observed_generation: self.bot.generation,
-            phase: Stage::Reserved.as_str().to_owned(),
             reason: None,
             running_since: None,
             attempts: 0,
@@ -134,6 +147,7 @@ impl Work<'_> {
             ..self.bot.seen.clone()
         };
         seen.cell.address = None;
+        seen.cell.ends.clear();
         if let (Some(range), None) = (&self.shared.config.uid_range, seen.cell.uid) {
             let mut system = self.shared.store.system().await?;
             // Two bots that choose the same one at the same time: the second is refused by the index and comes again.
@@ -154,7 +168,7 @@ impl Work<'_> {
         let sentence = words::installing(sentence, *percent);
         let told = self.bot.step.as_ref().is_some_and(|step| step.sentence == sentence);
         if !told || !self.is_in(Stage::Runtime) {
-            let seen = Seen { phase: Stage::Runtime.as_str().to_owned(), ..self.bot.seen.clone() };
+            let seen = Seen { observed: Observed::Infrastructure(Place::Runtime), ..self.bot.seen.clone() };
             let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
             if !self.is_in(Stage::Runtime) {
                 self.turn_to(&mut system, Stage::Runtime).await?;
@@ -171,13 +185,10 @@ impl Work<'_> {
         let Some(gateway_token) = self.shared.gateway_token(&self.bot) else {
             return self.give_up(Why::NotStarted, None).await;
         };
-        let mut seen = Seen {
-            observed: Observed::Starting,
-            phase: Stage::Cell.as_str().to_owned(),
-            running_since: None,
-            ..self.bot.seen.clone()
-        };
+        let cell = Observed::Infrastructure(Place::Cell);
+        let mut seen = Seen { observed: cell, running_since: None, ..self.bot.seen.clone() };
         seen.cell.address = None;
+        seen.cell.noted = None;
         seen.cell.made_of.clone_from(&sight.made_of);
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
         self.turn_to(&mut system, Stage::Cell).await?;
@@ -196,8 +207,8 @@ impl Work<'_> {
         };
         match self.shared.host.ensure(&spec).await {
             Ok(Ensured::Started) => {
-                seen.phase = Stage::Booting.as_str().to_owned();
-                let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
+                seen.observed = Observed::Booting(Boot::Waking);
+                let Some(mut system) = self.seen_after(cell, &seen).await? else { return Ok(Next::Gone) };
                 self.turn_to(&mut system, Stage::Booting).await?;
                 system.commit().await?;
                 Ok(Next::Now)
@@ -216,10 +227,9 @@ impl Work<'_> {
 
     /// A host that can't start the cell is asked again after a pause, until the attempts are used up.
     async fn fail_to_start(&self, seen: &Seen) -> Result<Next, FleetError> {
-        if seen.attempts + 1 < crate::plan::ATTEMPTS_MAX {
-            self.retry(Why::NotStarted, None).await
-        } else {
-            self.give_up(Why::NotStarted, None).await
+        match rung(seen.attempts) {
+            Some(rung) => self.retry(rung, Why::NotStarted, None).await,
+            None => self.give_up(Why::NotStarted, None).await,
         }
     }
 
@@ -229,8 +239,9 @@ impl Work<'_> {
             CellSight::Silent | CellSight::Absent => (None, self.bot.seen.cell.address.clone()),
         };
         let news = detail.filter(|detail| self.bot.step.as_ref().is_none_or(|step| step.sentence != *detail));
-        if news.is_some() || !self.is_in(Stage::Booting) {
-            let mut seen = Seen { phase: Stage::Booting.as_str().to_owned(), ..self.bot.seen.clone() };
+        let boots = self.bot.seen.observed == Observed::Booting(Boot::Waking);
+        if news.is_some() || !boots || !self.is_in(Stage::Booting) {
+            let mut seen = Seen { observed: Observed::Booting(Boot::Waking), ..self.bot.seen.clone() };
             seen.cell.address = address;
             let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
             if !self.is_in(Stage::Booting) {
@@ -241,18 +252,20 @@ impl Work<'_> {
             }
             system.commit().await?;
         }
-        Ok(Next::At(self.now + BOOT_POLL))
+        let ready = matches!(cell, CellSight::Says(health, _) if health.phase == Phase::Ready);
+        Ok(if ready { Next::Now } else { Next::At(self.now + BOOT_POLL) })
     }
 
     async fn apply_settings(&self, cell: &CellSight) -> Result<Next, FleetError> {
         let CellSight::Says(health, client) = cell else { return Ok(Next::Now) };
         if let Some(applied) = health.applied.as_ref().filter(|applied| applied.revision == self.bot.revision) {
-            return self.applied(applied).await;
+            // The cell started its runtime with these: they work for a start, too.
+            return self.applied(applied, self.bot.seen.observed == Observed::Booting(Boot::Waking)).await;
         }
         if !self.is_in(Stage::Settings) {
             let mut seen = self.bot.seen.clone();
             if seen.observed != Observed::Running {
-                seen.phase = Stage::Settings.as_str().to_owned();
+                seen.observed = Observed::Booting(Boot::Settings);
             }
             let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
             self.turn_to(&mut system, Stage::Settings).await?;
@@ -264,10 +277,10 @@ impl Work<'_> {
     async fn push_settings(&self, client: &Client) -> Result<Next, FleetError> {
         let config = configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog.current());
         match client.apply(self.bot.revision, &config).await {
-            Ok(applied) => self.applied(&applied).await,
+            Ok(applied) => self.applied(&applied, false).await,
             Err(ClientError::Refused { status, fault }) if is_final(status) => {
                 tracing::warn!(bot.id = %self.bot.id, code = fault.code, "the runtime refused settings");
-                self.refused(&fault.code).await
+                self.refused(&fault).await
             }
             Err(error) => {
                 tracing::warn!(bot.id = %self.bot.id, error = &error as &dyn std::error::Error,
@@ -277,16 +290,21 @@ impl Work<'_> {
         }
     }
 
-    async fn applied(&self, applied: &Applied) -> Result<Next, FleetError> {
+    /// `booted`: the runtime came up with them.
+    async fn applied(&self, applied: &Applied, booted: bool) -> Result<Next, FleetError> {
         let mut seen = Seen {
             applied_revision: applied.revision,
             applied_hash: Some(applied.hash.clone()),
+            applied_settings: Some(self.bot.settings.clone()),
             ..self.bot.seen.clone()
         };
-        if seen.observed == Observed::Running {
-            seen.reason = None;
+        if booted {
+            seen.good = Some(self.in_force());
         }
         seen.cell.refused_revision = None;
+        if seen.observed == Observed::Running {
+            seen.reason = self.reason_while_running(&seen);
+        }
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
         if self.is_in(Stage::Settings) {
             self.end_step(&mut system, Outcome::Done).await?;
@@ -299,31 +317,21 @@ impl Work<'_> {
         Ok(Next::Now)
     }
 
-    /// These settings are never tried again; those before stay in force.
-    async fn refused(&self, code: &str) -> Result<Next, FleetError> {
-        let mut seen = Seen {
-            reason: Some(words::settings_refused(&self.bot.settings.bot_name)),
-            last_error: Some(code.to_owned()),
-            ..self.bot.seen.clone()
-        };
-        seen.cell.refused_revision = Some(self.bot.revision);
-        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
-        self.end_step(&mut system, Outcome::Failed).await?;
-        system.commit().await?;
-        Ok(Next::Now)
-    }
-
     async fn declare_running(&self, cell: &CellSight) -> Result<Next, FleetError> {
-        let CellSight::Says(_, client) = cell else { return Ok(Next::Now) };
-        let refused = self.bot.seen.cell.refused_revision == Some(self.bot.revision);
+        let CellSight::Says(health, client) = cell else { return Ok(Next::Now) };
         let mut seen = Seen {
             observed: Observed::Running,
-            phase: "running".to_owned(),
-            reason: refused.then(|| words::settings_refused(&self.bot.settings.bot_name)),
+            reason: self.reason_while_running(&self.bot.seen),
             running_since: Some(self.now),
             last_error: None,
             ..self.bot.seen.clone()
         };
+        seen.cell.noted = Some(restarts(health));
+        let started = [Observed::Booting(Boot::Waking), Observed::Degraded(Rung::RestartRuntime)];
+        let has_newest = health.applied.as_ref().is_some_and(|applied| applied.revision == self.bot.revision);
+        if has_newest && started.contains(&self.bot.seen.observed) {
+            seen.good = Some(self.in_force());
+        }
         seen.cell.address = Some(client.address().to_string());
         seen.cell.announced = true;
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
@@ -338,116 +346,22 @@ impl Work<'_> {
         Ok(Next::Now)
     }
 
-    async fn recover(&self) -> Result<Next, FleetError> {
-        let seen = Seen {
-            observed: Observed::Starting,
-            phase: "recovering".to_owned(),
-            reason: Some(words::recovering(&self.bot.settings.bot_name)),
-            running_since: None,
-            attempts: failures(&self.bot.seen, self.now),
-            ..self.bot.seen.clone()
-        };
-        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
-        self.end_step(&mut system, Outcome::Failed).await?;
-        system.commit().await?;
-        tracing::warn!(bot.id = %self.bot.id, "a running bot went away; it is brought back");
-        Ok(Next::Now)
+    fn in_force(&self) -> Good {
+        Good { revision: self.bot.revision, settings: self.bot.settings.clone() }
     }
 
-    async fn retry(&self, why: Why, told: Option<String>) -> Result<Next, FleetError> {
-        self.shared.host.stop(&self.bot.id, false).await?;
-        let attempts = failures(&self.bot.seen, self.now) + 1;
-        let reason = words::trying_again(why, &self.bot.settings.bot_name);
-        let seen = self.failed(Observed::Starting, "waiting", reason, why, told);
-        let Some(mut system) = self.seen(&Seen { attempts, ..seen }).await? else { return Ok(Next::Gone) };
-        self.end_step(&mut system, Outcome::Failed).await?;
-        system.commit().await?;
-        tracing::warn!(bot.id = %self.bot.id, why = ?why, attempts, "a bot did not come up; it is tried again");
-        let pause = usize::try_from(attempts - 1).ok().and_then(|index| RETRY_PAUSES.get(index));
-        Ok(Next::At(self.shared.clock.now() + *pause.unwrap_or(&RETRY_PAUSES[RETRY_PAUSES.len() - 1])))
+    /// What the owner should know about the settings while all is well otherwise.
+    fn reason_while_running(&self, seen: &Seen) -> Option<String> {
+        let undone = seen.cell.undone.as_ref().filter(|undone| undone.revision == self.bot.revision);
+        let refused = seen.cell.refused_revision == Some(self.bot.revision);
+        let refused = refused.then(|| words::settings_refused(&self.bot.settings.bot_name));
+        undone.map(|undone| undone.sentence.clone()).or(refused)
     }
+}
 
-    async fn give_up(&self, why: Why, told: Option<String>) -> Result<Next, FleetError> {
-        self.shared.host.stop(&self.bot.id, false).await?;
-        let reason = words::given_up(why, &self.bot.settings.bot_name, told.as_deref());
-        let phase = if why == Why::NoRuntime { Stage::Runtime.as_str() } else { "failed" };
-        let seen = self.failed(Observed::Failed, phase, reason, why, told);
-        let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
-        self.end_step(&mut system, Outcome::Failed).await?;
-        system.commit().await?;
-        if why == Why::NoRuntime {
-            tracing::warn!(bot.id = %self.bot.id, "a bot waits until OpenClaw can be fetched");
-        } else {
-            tracing::error!(bot.id = %self.bot.id, why = ?why, "a bot does not come up; its owner is asked to restart it");
-        }
-        Ok(Next::Now)
-    }
-
-    fn failed(&self, observed: Observed, phase: &str, reason: String, why: Why, told: Option<String>) -> Seen {
-        let mut seen = Seen {
-            observed,
-            phase: phase.to_owned(),
-            reason: Some(reason),
-            running_since: None,
-            last_error: Some(told.map_or_else(|| format!("{why:?}"), |told| format!("{why:?}: {told}"))),
-            ..self.bot.seen.clone()
-        };
-        seen.cell.address = None;
-        seen
-    }
-
-    async fn stop(&self) -> Result<Next, FleetError> {
-        let resting = |observed, phase: &str| {
-            let mut seen = Seen {
-                observed,
-                phase: phase.to_owned(),
-                reason: None,
-                running_since: None,
-                attempts: 0,
-                ..self.bot.seen.clone()
-            };
-            seen.cell.address = None;
-            seen
-        };
-        if self.bot.seen.observed != Observed::Stopping || !self.is_in(Stage::Stopping) {
-            let seen = resting(Observed::Stopping, Stage::Stopping.as_str());
-            let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
-            self.turn_to(&mut system, Stage::Stopping).await?;
-            system.commit().await?;
-        }
-        self.shared.host.stop(&self.bot.id, false).await?;
-        let phase = if self.bot.intent == Intent::AwaitingPlan { "awaiting_plan" } else { "stopped" };
-        let Some(mut system) = self.seen(&resting(Observed::Stopped, phase)).await? else { return Ok(Next::Gone) };
-        self.end_step(&mut system, Outcome::Done).await?;
-        system.commit().await?;
-        tracing::info!(bot.id = %self.bot.id, "a bot was stopped");
-        Ok(Next::Now)
-    }
-
-    /// The row goes last: as long as anything of the bot is left, somebody knows of it.
-    async fn remove(&self) -> Result<Next, FleetError> {
-        if self.bot.seen.phase != "removing" {
-            let mut seen = Seen {
-                observed: Observed::Stopping,
-                phase: "removing".to_owned(),
-                reason: None,
-                running_since: None,
-                ..self.bot.seen.clone()
-            };
-            seen.cell.address = None;
-            let Some(system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
-            system.commit().await?;
-        }
-        self.shared.host.stop(&self.bot.id, true).await?;
-        let mut system = self.shared.store.system().await?;
-        if system.delete_bot(self.lease).await? {
-            let body = json!({ "bot_name": self.bot.settings.bot_name });
-            system.announce_bot(self.bot.user, &self.bot.id, EventKind::BotDeleted, body, self.now).await?;
-            system.commit().await?;
-            tracing::info!(bot.id = %self.bot.id, "a bot was removed");
-        }
-        Ok(Next::Gone)
-    }
+/// How often this process of the cell started its runtime anew.
+pub(crate) fn restarts(health: &CellHealth) -> Restarts {
+    Restarts { boot: health.boot_id, count: health.runtime_restarts }
 }
 
 /// Whether trying the same settings again can't help.

@@ -9,4 +9,7 @@ pub enum FleetError {
     Store(#[from] StoreError),
     #[error("the host can't be used")]
     Host(#[from] crate::HostError),
+    /// A fault of ours; the bot stays as it is, and is named as stuck.
+    #[error("the fleet tried a step that the machine of states doesn't have")]
+    Impossible(#[from] molt_model::bot::Impossible),
 }

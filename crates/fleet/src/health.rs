@@ -9,9 +9,10 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use molt_bot::{CellAddress, Client, Phase};
 use molt_model::{BotId, Time};
-use molt_store::fleet::{FleetBot, gateway_token_binding};
+use molt_store::fleet::{FleetBot, Restarts, gateway_token_binding};
 use tokio::task::JoinSet;
 
+use crate::act::restarts;
 use crate::reconcile::Shared;
 
 /// Running cells asked at the same time; an answer takes a millisecond, and one that doesn't come five seconds.
@@ -31,6 +32,8 @@ pub(crate) struct Running {
     pub(crate) address: CellAddress,
     /// As it rests in the database; opened for each question, for as long as the question takes.
     pub(crate) sealed_token: Vec<u8>,
+    /// What was noted of its runtime's starts: one more means that it ended and is back already.
+    pub(crate) noted: Restarts,
 }
 
 /// The running cells, in the order of their turns.
@@ -128,9 +131,9 @@ impl Shared {
     }
 
     /// This bot's cell runs as wanted: from now on it is asked how it is, without touching a row.
-    pub(crate) fn watch_health(&self, bot: &FleetBot, address: &CellAddress) {
+    pub(crate) fn watch_health(&self, bot: &FleetBot, address: &CellAddress, noted: Restarts) {
         if let Some(sealed_token) = bot.gateway_token.clone() {
-            let running = Running { address: address.clone(), sealed_token };
+            let running = Running { address: address.clone(), sealed_token, noted };
             self.running().insert(&bot.id, running, self.clock.now());
         }
     }
@@ -143,7 +146,10 @@ impl Shared {
         // A token that is sealed anew meanwhile can't be opened: the next look at the bot takes it in again.
         let token = self.store.seal().open(&gateway_token_binding(&bot), &running.sealed_token);
         let well = match token {
-            Ok(token) => Client::new(running.address, token).health().await.is_ok_and(|h| h.phase == Phase::Ready),
+            Ok(token) => {
+                let health = Client::new(running.address, token).health().await;
+                health.is_ok_and(|health| health.phase == Phase::Ready && restarts(&health) == running.noted)
+            }
             Err(_) => false,
         };
         if !well {
@@ -166,7 +172,11 @@ mod tests {
     use super::*;
 
     fn running() -> Running {
-        Running { address: CellAddress::Tcp("127.0.0.1:9".to_owned()), sealed_token: Vec::new() }
+        Running {
+            address: CellAddress::Tcp("127.0.0.1:9".to_owned()),
+            sealed_token: Vec::new(),
+            noted: Restarts { boot: uuid::Uuid::nil(), count: 0 },
+        }
     }
 
     #[test]

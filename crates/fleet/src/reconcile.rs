@@ -19,9 +19,11 @@ use crate::error::FleetError;
 use crate::health::{Asks, Rota, ask_in_turn};
 use crate::host::Host;
 use crate::listen::listen;
+use crate::patience::{Patient, Setbacks};
 use crate::rounds::Driven;
 use crate::runtime::RuntimeState;
 use crate::start;
+use crate::sweep::{self, Swept};
 
 /// Bots worked on at the same time. A step is mostly waiting, for a host or the database.
 const BOTS_AT_ONCE: usize = 48;
@@ -98,7 +100,7 @@ pub(crate) struct Shared {
     pub(crate) runtime: watch::Receiver<RuntimeState>,
     pub(crate) wake: Arc<Notify>,
     started: AtomicBool,
-    closing: AtomicBool,
+    pub(crate) closing: AtomicBool,
     /// A round is waiting for workers: what they finish needs no wake-up.
     in_round: AtomicBool,
     pub(crate) running: Mutex<Rota>,
@@ -111,6 +113,10 @@ pub(crate) struct Shared {
     brisk: AtomicUsize,
     /// Turns that broke off since one ended well.
     broken_off: AtomicUsize,
+    /// Bots whose work broke off.
+    pub(crate) setbacks: Setbacks,
+    /// How far the sweeper has come with the bots that rest.
+    pub(crate) swept_to: Mutex<String>,
     /// Leases that could not be given back when the database was away.
     unreleased: Mutex<Vec<(Lease, Option<Time>)>>,
 }
@@ -137,7 +143,7 @@ impl Fleet {
             config,
             store,
             clock,
-            host,
+            host: Arc::new(Patient(host)),
             runtime,
             wake: Arc::default(),
             started: AtomicBool::new(false),
@@ -149,6 +155,8 @@ impl Fleet {
             waiting: Mutex::default(),
             brisk: AtomicUsize::new(0),
             broken_off: AtomicUsize::new(0),
+            setbacks: Setbacks::default(),
+            swept_to: Mutex::default(),
             unreleased: Mutex::default(),
         });
         let listener = tokio::spawn(listen(shared.clone())).abort_handle();
@@ -157,7 +165,7 @@ impl Fleet {
         Self { shared, workers: tokio::sync::Mutex::default(), asks, listener, asker, timer: Mutex::default() }
     }
 
-    /// One round. The first one takes over what an earlier fleet left: its leases, its cells, its orphans.
+    /// One round. The first one takes over what an earlier fleet left: its leases and its cells.
     pub async fn run_once(&self) -> Result<Counts, FleetError> {
         let shared = &self.shared;
         if shared.closing.load(Ordering::SeqCst) {
@@ -200,6 +208,12 @@ impl Fleet {
         drop(in_round);
         self.set_timer().await;
         Ok(counts)
+    }
+
+    /// One look at what no wake-up tells of: what the host holds against what the rows say. Apart from the rounds, so that a
+    /// host that takes its time with a list delays no bot.
+    pub async fn sweep_once(&self) -> Result<Swept, FleetError> {
+        sweep::sweep(&self.shared).await
     }
 
     /// Notified when there may be something to do: somebody asked, a cell died, the runtime changed, a bot is due.

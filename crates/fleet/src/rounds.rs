@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use molt_bot::{CellAddress, CellHealth, Client};
-use molt_model::{Intent, Observed, Time};
+use molt_model::{Intent, Observed, Rung, Time};
 use molt_store::fleet::{FleetBot, Lease, Seen, gateway_token_binding};
 use secrecy::SecretString;
 
+use crate::act::{recent_ends, restarts};
 use crate::error::FleetError;
 use crate::host::Report;
 use crate::plan::{CellFact, Facts, RuntimeFact, Stage, plan};
@@ -22,8 +23,8 @@ const STEPS_MAX: usize = 24;
 const TURN: Duration = Duration::from_secs(30);
 /// A run this long ends the count of failures.
 const STABLE_AFTER: TimeDelta = TimeDelta::minutes(2);
-/// After an error that isn't the bot's (the database, the host's disk).
-const ERROR_PAUSE: TimeDelta = TimeDelta::seconds(3);
+/// What a cell says when the runtime left because its configuration doesn't validate.
+const CONFIG_INVALID: &str = "config_invalid";
 /// How often a bot looks whether the runtime can be had again.
 const RUNTIME_RETRY_PAUSE: TimeDelta = TimeDelta::seconds(5);
 
@@ -63,12 +64,15 @@ impl Shared {
     pub(crate) async fn drive(self: Arc<Self>, lease: Lease) -> Driven {
         let mut driven = Driven::default();
         let next = match self.take_turn(&lease, &mut driven).await {
-            Ok(next) => next,
+            Ok(next) => {
+                self.setbacks.forget(&lease.bot);
+                next
+            }
             Err(error) => {
                 driven.broke_off = true;
                 tracing::warn!(bot.id = %lease.bot, error = &error as &dyn std::error::Error,
                     "work on a bot broke off; it goes on in a moment");
-                Some(self.clock.now() + ERROR_PAUSE)
+                Some(self.clock.now() + self.setbacks.pause(&lease.bot))
             }
         };
         self.release(lease, next).await;
@@ -81,7 +85,7 @@ impl Shared {
         while driven.steps < STEPS_MAX && began.elapsed() < TURN {
             let Some(bot) = self.load(lease).await? else { return Ok(None) };
             let sight = self.look(&bot).await?;
-            let facts = facts(&bot, &sight);
+            let facts = self.facts(&bot, &sight);
             let Some(step) = plan(&facts) else { return Ok(self.rest(&bot, sight, &facts)) };
             driven.steps += 1;
             tracing::debug!(bot.id = %bot.id, step = ?step, "next step of a bot");
@@ -141,10 +145,11 @@ impl Shared {
 
     /// Nothing to do: a running cell is asked now and then, a bot without a runtime looks again later.
     fn rest(&self, bot: &FleetBot, sight: Sight, facts: &Facts) -> Option<Time> {
-        if let (Intent::Running, CellSight::Says(_, client)) = (bot.intent, sight.cell) {
-            self.watch_health(bot, client.address());
+        if let (Intent::Running, CellSight::Says(health, client)) = (bot.intent, sight.cell) {
+            self.watch_health(bot, client.address(), restarts(&health));
         }
-        let waits = bot.intent == Intent::Running && facts.failed_on_runtime && facts.runtime == RuntimeFact::Failed;
+        let no_runtime = facts.observed == Observed::Degraded(Rung::NoRuntime);
+        let waits = bot.intent == Intent::Running && no_runtime && facts.runtime == RuntimeFact::Failed;
         waits.then(|| sight.now + RUNTIME_RETRY_PAUSE)
     }
 }
@@ -159,32 +164,48 @@ pub(crate) fn failures(seen: &Seen, now: Time) -> i32 {
     if is_stable(seen, now) { 0 } else { seen.attempts }
 }
 
-fn facts(bot: &FleetBot, sight: &Sight) -> Facts {
-    let seen = &bot.seen;
-    let cell = match &sight.cell {
-        CellSight::Absent => CellFact::Absent,
-        CellSight::Silent => CellFact::Silent,
-        CellSight::Says(health, _) => CellFact::Says {
-            phase: health.phase,
-            applied: health.applied.as_ref().map(|applied| applied.revision),
-            outdated: sight.made_of.is_some() && sight.made_of != seen.cell.made_of,
-        },
-    };
-    Facts {
-        intent: bot.intent,
-        generation: bot.generation,
-        observed_generation: seen.observed_generation,
-        revision: bot.revision,
-        applied_revision: seen.applied_revision,
-        refused_revision: seen.cell.refused_revision,
-        observed: seen.observed,
-        reserved: bot.gateway_token.is_some(),
-        failed_on_runtime: seen.observed == Observed::Failed && seen.phase == Stage::Runtime.as_str(),
-        cell,
-        runtime: sight.runtime.fact(),
-        step: bot.step.as_ref().and_then(|step| Some((Stage::parse(&step.name)?, step.deadline_at))),
-        attempts: failures(seen, sight.now),
-        stable: is_stable(seen, sight.now),
-        now: sight.now,
+impl Shared {
+    fn facts(&self, bot: &FleetBot, sight: &Sight) -> Facts {
+        let seen = &bot.seen;
+        let cell = match &sight.cell {
+            CellSight::Absent => CellFact::Absent,
+            CellSight::Silent => CellFact::Silent,
+            CellSight::Says(health, _) => CellFact::Says {
+                phase: health.phase,
+                applied: health.applied.as_ref().map(|applied| applied.revision),
+                outdated: sight.made_of.is_some() && sight.made_of != seen.cell.made_of,
+                blames_settings: health.error.as_ref().is_some_and(|fault| fault.code == CONFIG_INVALID),
+                ended: ended(seen, health),
+            },
+        };
+        Facts {
+            intent: bot.intent,
+            suspended: bot.intent == Intent::Stopped && bot.intent_reason.is_some(),
+            generation: bot.generation,
+            observed_generation: seen.observed_generation,
+            revision: bot.revision,
+            applied_revision: seen.applied_revision,
+            refused_revision: seen.cell.refused_revision,
+            undoable: bot.intent == Intent::Running && self.undo_target(bot).is_some(),
+            observed: seen.observed,
+            reserved: bot.gateway_token.is_some(),
+            cell,
+            runtime: sight.runtime.fact(),
+            step: bot.step.as_ref().and_then(|step| Some((Stage::parse(&step.name)?, step.deadline_at))),
+            attempts: failures(seen, sight.now),
+            ends: recent_ends(seen, sight.now).count(),
+            now: sight.now,
+        }
     }
+}
+
+/// How often the runtime ended since somebody noted it. Of a cell that nobody noted, only what this start shows counts.
+fn ended(seen: &Seen, health: &CellHealth) -> usize {
+    let before = match seen.cell.noted {
+        Some(noted) if noted.boot == health.boot_id => noted.count,
+        Some(_) => 0,
+        None if seen.observed == Observed::Running => health.runtime_restarts,
+        None => 0,
+    };
+    usize::try_from(health.runtime_restarts.saturating_sub(before)).unwrap_or(usize::MAX)
 }

@@ -2,43 +2,24 @@
 //! Never: names of programs, paths, or inner error texts.
 
 use chrono::TimeDelta;
+use molt_model::settings::Change;
 
-use crate::plan::{Stage, Why};
+use crate::plan::{ENDS_MAX, ENDS_WINDOW_MINUTES, Stage, Why};
 
-/// Fetching the runtime is half a gigabyte on a slow line.
-const RUNTIME_DEADLINE: TimeDelta = TimeDelta::minutes(20);
-/// Starting a process takes milliseconds; a busy disk may add seconds.
-const CELL_DEADLINE: TimeDelta = TimeDelta::seconds(30);
-/// The runtime needs 12 to 25 s on two quiet cores and up to 50 s on busy ones.
-const BOOT_DEADLINE: TimeDelta = TimeDelta::minutes(3);
-/// A change may restart the runtime.
-const SETTINGS_DEADLINE: TimeDelta = TimeDelta::seconds(150);
-/// Eight seconds of grace, then force.
-const STOP_DEADLINE: TimeDelta = TimeDelta::seconds(20);
+/// A line that tells of a moment.
 const AT_ONCE: TimeDelta = TimeDelta::seconds(10);
 
-/// How long a step may take before it counts as stuck.
-pub(crate) const fn deadline(stage: Stage) -> TimeDelta {
-    match stage {
-        Stage::Runtime => RUNTIME_DEADLINE,
-        Stage::Cell => CELL_DEADLINE,
-        Stage::Booting => BOOT_DEADLINE,
-        Stage::Settings => SETTINGS_DEADLINE,
-        Stage::Stopping => STOP_DEADLINE,
-        Stage::Reserved | Stage::Ready => AT_ONCE,
-    }
+/// How long a step may take before it counts as stuck: as long as the state that it belongs to.
+pub(crate) fn deadline(stage: Stage) -> TimeDelta {
+    stage.state().and_then(molt_model::Observed::limit).unwrap_or(AT_ONCE)
 }
 
 /// The sentence that a step starts with.
 pub(crate) fn sentence(stage: Stage, bot_name: &str) -> String {
-    match stage {
-        Stage::Reserved => format!("Reserving a place for {bot_name}"),
-        Stage::Runtime => "Fetching OpenClaw, once for this machine".to_owned(),
-        Stage::Cell => format!("Starting {bot_name}'s cell"),
-        Stage::Booting => "Waking up the assistant's runtime".to_owned(),
-        Stage::Settings => "Applying your settings".to_owned(),
-        Stage::Ready => format!("{bot_name} is ready"),
-        Stage::Stopping => format!("Stopping {bot_name}"),
+    match (stage.state(), stage) {
+        (Some(state), _) => state.sentence(bot_name),
+        (None, Stage::Undone) => "Your last change of the settings was undone".to_owned(),
+        (None, _) => format!("{bot_name} is ready"),
     }
 }
 
@@ -60,6 +41,11 @@ pub(crate) fn given_up(why: Why, bot_name: &str, told: Option<&str>) -> String {
     match (why, told) {
         (Why::NoRuntime, Some(told)) => format!("{told}."),
         (Why::RuntimeFails, Some(told)) => format!("{told} Restart {bot_name} to try again."),
+        (Why::CrashLoop, _) => format!(
+            "{} It is left alone now. Restart {bot_name} to try again; \
+             if that doesn't help, ask whoever runs this installation to look at `molt doctor`.",
+            cause(why, bot_name)
+        ),
         _ => format!(
             "{} We tried several times. Restart {bot_name} to try again; \
              if that doesn't help, ask whoever runs this installation to look at `molt doctor`.",
@@ -71,6 +57,16 @@ pub(crate) fn given_up(why: Why, bot_name: &str, told: Option<&str>) -> String {
 /// It ran, and does not answer.
 pub(crate) fn recovering(bot_name: &str) -> String {
     format!("{bot_name} went away for a moment and is being brought back.")
+}
+
+/// A change of the settings that didn't work. `refused`: the runtime said no, and went on.
+pub(crate) fn settings_undone(bot_name: &str, changes: &[Change], refused: bool) -> String {
+    let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
+    let what = if refused { "'s runtime did not accept" } else { " did not come up with" };
+    format!(
+        "{bot_name}{what} your last change ({}), so it was undone. Change the settings and save again.",
+        changes.join(", ")
+    )
 }
 
 /// New settings were refused; the old ones are in force.
@@ -85,9 +81,13 @@ fn cause(why: Why, bot_name: &str) -> String {
     match why {
         Why::NoRuntime => "OpenClaw could not be fetched.".to_owned(),
         Why::TooSlow => format!("{bot_name} took too long to wake up."),
+        Why::Silent => format!("{bot_name} did not answer any more."),
         Why::Died => format!("{bot_name}'s cell ended unexpectedly."),
         Why::RuntimeFails => format!("{bot_name}'s runtime does not come up."),
         Why::NotStarted => format!("{bot_name}'s cell could not be started."),
         Why::SettingsStuck => format!("{bot_name} did not confirm its settings."),
+        Why::CrashLoop => {
+            format!("{bot_name} came up and ended again {ENDS_MAX} times within {ENDS_WINDOW_MINUTES} minutes.")
+        }
     }
 }

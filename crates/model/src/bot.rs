@@ -1,10 +1,14 @@
 //! A bot's life: what its owner wants, what was seen of it, and what the owner is told.
 //! Never: I/O; `fleet::plan` decides the next step from these values.
 
+mod state;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clock::Time;
+
+pub use state::{Boot, Impossible, Left, Observed, Place, Reserved, Rung, Verb};
 
 /// What kind of help the person wants; chosen in the wizard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -29,24 +33,6 @@ pub enum Intent {
     Deleted,
 }
 
-/// What was last seen of the cell. Written only by `fleet::reconcile`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Observed {
-    /// No cell exists.
-    Absent,
-    /// A cell exists; its runtime isn't ready.
-    Starting,
-    /// The runtime is ready.
-    Running,
-    /// Being stopped or removed.
-    Stopping,
-    /// No cell runs; its state is kept.
-    Stopped,
-    /// It does not come up; a person is told and can try again.
-    Failed,
-}
-
 /// The API's four words for a bot (technical spec).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -62,7 +48,7 @@ impl Status {
     #[must_use]
     pub const fn of(intent: Intent, observed: Observed) -> Self {
         match (intent, observed) {
-            (_, Observed::Failed) => Self::Error,
+            (_, Observed::Degraded(Rung::GivenUp | Rung::NoRuntime)) => Self::Error,
             (Intent::AwaitingPlan, _) => Self::Provisioning,
             (Intent::Stopped | Intent::Deleted, _) => Self::Stopped,
             (Intent::Running, Observed::Running) => Self::Running,
@@ -120,33 +106,8 @@ pub struct UnknownWord;
 
 text_enum!(Vertical { Executive = "executive", Developer = "developer", Researcher = "researcher", Creator = "creator" });
 text_enum!(Intent { AwaitingPlan = "awaiting_plan", Running = "running", Stopped = "stopped", Deleted = "deleted" });
-text_enum!(Observed {
-    Absent = "absent", Starting = "starting", Running = "running",
-    Stopping = "stopping", Stopped = "stopped", Failed = "failed",
-});
 text_enum!(Status { Provisioning = "provisioning", Running = "running", Stopped = "stopped", Error = "error" });
 text_enum!(Outcome { Done = "done", Failed = "failed" });
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn four_words_cover_every_pair() {
-        use Intent as I;
-        use Observed as O;
-        let expected = [
-            (I::AwaitingPlan, O::Absent, Status::Provisioning),
-            (I::Running, O::Absent, Status::Provisioning),
-            (I::Running, O::Starting, Status::Provisioning),
-            (I::Running, O::Running, Status::Running),
-            (I::Running, O::Failed, Status::Error),
-            (I::Stopped, O::Running, Status::Stopped),
-            (I::Stopped, O::Stopped, Status::Stopped),
-            (I::Deleted, O::Stopping, Status::Stopped),
-        ];
-        for (intent, observed, status) in expected {
-            assert_eq!(Status::of(intent, observed), status, "{intent:?} {observed:?}");
-        }
-    }
-}
+mod tests;

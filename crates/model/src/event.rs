@@ -18,6 +18,9 @@ pub enum EventKind {
     BotRunning,
     #[serde(rename = "bot.applied")]
     BotApplied,
+    /// A change of the settings kept it from coming up and was undone: `changes` says which, `revision` is the new one.
+    #[serde(rename = "bot.settings_undone")]
+    BotSettingsUndone,
     #[serde(rename = "bot.deleted")]
     BotDeleted,
     /// Its use looks unusual, or does no more: `caution` says what follows.
@@ -48,6 +51,7 @@ impl EventKind {
             Self::BotChanged => "bot.changed",
             Self::BotRunning => "bot.running",
             Self::BotApplied => "bot.applied",
+            Self::BotSettingsUndone => "bot.settings_undone",
             Self::BotDeleted => "bot.deleted",
             Self::BotUsageUnusual => "bot.usage_unusual",
             Self::PlanChanged => "plan.changed",

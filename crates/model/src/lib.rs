@@ -12,7 +12,7 @@ pub mod settings;
 pub mod usage;
 pub mod watch;
 
-pub use bot::{Intent, Observed, Status, Vertical};
+pub use bot::{Intent, Observed, Rung, Status, Vertical};
 pub use catalog::{Catalog, CatalogInForce, ModelFacts, Target};
 pub use clock::{Clock, SystemClock, Time};
 pub use event::{Event, EventKind};

@@ -30,6 +30,18 @@ pub enum Personality {
     Playful,
 }
 
+impl Personality {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Friendly => "friendly",
+            Self::Professional => "professional",
+            Self::Concise => "concise",
+            Self::Playful => "playful",
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Notifications {
@@ -41,6 +53,25 @@ pub struct Notifications {
 
 /// Longer names break headers and mails.
 pub const BOT_NAME_CHARACTERS_MAX: usize = 40;
+
+/// A field that two settings don't have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// In the words of the app.
+    pub field: &'static str,
+    pub from: String,
+    pub to: String,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} → {}", self.field, self.from, self.to)
+    }
+}
+
+/// The settings, as the app calls them.
+const FIELDS: [&str; 8] =
+    ["name", "personality", "time zone", "default model", "fallback model", "mails", "push messages", "daily summary"];
 
 /// What is wrong with settings: the field's path and a sentence that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +93,30 @@ impl Settings {
             fallback_model: None,
             notifications: Notifications { email: true, push: false, daily_summary_at: None },
         }
+    }
+
+    /// Every field in which `next` differs, in words that its owner knows.
+    #[must_use]
+    pub fn changes(&self, next: &Self) -> Vec<Change> {
+        let pairs = FIELDS.into_iter().zip(self.words().into_iter().zip(next.words()));
+        let changed = pairs.filter(|(_, (from, to))| from != to);
+        changed.map(|(field, (from, to))| Change { field, from, to }).collect()
+    }
+
+    /// What each of `FIELDS` says.
+    fn words(&self) -> [String; 8] {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+        let on_or_off = |on: bool| if on { "on" } else { "off" }.to_owned();
+        [
+            self.bot_name.clone(),
+            self.personality.as_str().to_owned(),
+            self.timezone.clone(),
+            self.default_model.clone(),
+            or_none(&self.fallback_model),
+            on_or_off(self.notifications.email),
+            on_or_off(self.notifications.push),
+            or_none(&self.notifications.daily_summary_at),
+        ]
     }
 
     /// Checks every field; the first fault found is returned.
@@ -133,6 +188,41 @@ mod tests {
         for wrong in ["", "9:00", "24:00", "12:60", "1200", "ab:cd", "12:00 ", "١٢:٠٠"] {
             assert!(!is_time_of_day(wrong), "{wrong}");
         }
+    }
+
+    #[test]
+    fn changes_are_named_field_by_field() {
+        let before = Settings {
+            bot_name: "Pip".into(),
+            personality: Personality::Friendly,
+            timezone: "UTC".into(),
+            default_model: "a/one".into(),
+            fallback_model: None,
+            notifications: Notifications { email: true, push: false, daily_summary_at: None },
+        };
+        assert!(before.changes(&before).is_empty());
+        let after = Settings {
+            bot_name: "Pop".into(),
+            personality: Personality::Concise,
+            timezone: "Europe/Berlin".into(),
+            default_model: "b/two".into(),
+            fallback_model: Some("a/one".into()),
+            notifications: Notifications { email: false, push: true, daily_summary_at: Some("09:00".into()) },
+        };
+        let told: Vec<String> = before.changes(&after).iter().map(Change::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "name: Pip → Pop",
+                "personality: friendly → concise",
+                "time zone: UTC → Europe/Berlin",
+                "default model: a/one → b/two",
+                "fallback model: none → a/one",
+                "mails: on → off",
+                "push messages: off → on",
+                "daily summary: none → 09:00",
+            ]
+        );
     }
 
     #[test]

@@ -97,7 +97,8 @@ async fn serve(
     let platform = Platform::start(config, Roles::ALL, bound, store, &prices, data.root().to_owned(), Some(parts))?;
     let stopping = CancellationToken::new();
     let public = http::serve(listener, platform.router.clone(), stopping.clone());
-    let router = http::operator_router(platform.tasks.clone(), platform.ready.clone(), platform.ghost.clone());
+    let fleet = platform.fleet.as_ref().map(|_| platform.store.clone());
+    let router = http::operator_router(platform.tasks.clone(), platform.ready.clone(), platform.ghost.clone(), fleet);
     let private = http::serve(operator, router, stopping.clone());
     greet(config, screen, bound, data, begun);
     tracing::info!(listen = %bound, "ready");

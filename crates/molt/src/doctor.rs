@@ -6,10 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use molt_fleet::{Host, ProcessHost, Report, SealMode, Sealing, cell_users, look_at_seal};
 use molt_store::local::{Cluster, MAJOR_MIN, server_major};
 
+use crate::commands;
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::database::candidates;
@@ -19,6 +21,11 @@ use crate::install;
 const DISK_MIN_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// What npm must run on at least.
 const NODE_MAJOR_MIN: u32 = 20;
+
+/// Far longer than the look takes.
+const FLEET_LOOK: Duration = Duration::from_secs(10);
+/// More than anybody reads on a screen.
+const STUCK_SHOWN_MAX: usize = 20;
 
 /// One finding.
 enum Finding {
@@ -42,6 +49,7 @@ pub async fn run(config: &Config) -> bool {
     findings.push(cells(config));
     findings.extend(seal(config));
     findings.extend(running_cells(config, &data).await);
+    findings.extend(fleet(config).await);
     findings.extend(models(config));
     let mut healthy = true;
     for finding in &findings {
@@ -206,6 +214,29 @@ async fn running_cells(config: &Config, data: &DataDir) -> Option<Finding> {
     }
     let names = if running.is_empty() { String::new() } else { format!(": {}", running.join(", ")) };
     Some(Good(format!("{} of {all} bots run now{names}", running.len())))
+}
+
+/// What is stuck, by name and with the reason. Nothing is said where no database runs: `database` says that.
+async fn fleet(config: &Config) -> Vec<Finding> {
+    let look = async {
+        let (store, now) = commands::open(config).await?;
+        let overview = store.system().await?.fleet_overview(now).await?;
+        store.close().await;
+        anyhow::Ok((overview, now))
+    };
+    let Ok(Ok((overview, now))) = tokio::time::timeout(FLEET_LOOK, look).await else { return Vec::new() };
+    let counts = overview.counts.iter().map(|(observed, count)| format!("{count} {}", observed.phase()));
+    let counts: Vec<String> = counts.collect();
+    if overview.stuck.is_empty() {
+        let all = if counts.is_empty() { "there are none yet".to_owned() } else { counts.join(", ") };
+        return vec![Good(format!("No bot is stuck: {all}"))];
+    }
+    let (shown, more) = overview.stuck.split_at(overview.stuck.len().min(STUCK_SHOWN_MAX));
+    let mut findings: Vec<Finding> = shown.iter().map(|stuck| Bad(stuck.sentence(now))).collect();
+    if !more.is_empty() {
+        findings.push(Bad(format!("{} more bots are stuck; GET /api/admin/fleet names them", more.len())));
+    }
+    findings
 }
 
 fn models(config: &Config) -> Vec<Finding> {

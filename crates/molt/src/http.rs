@@ -18,6 +18,9 @@ use axum::serve::{IncomingStream, Listener};
 use http::StatusCode;
 use molt_api::{Code, Problem};
 use molt_ghost::{Framing, Ghost, Watched};
+use molt_model::{Clock, SystemClock};
+use molt_store::Store;
+use molt_store::stuck::StuckWhy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +29,8 @@ use crate::tasks::Tasks;
 
 /// Live streams and chats never end by themselves; whoever is cut comes back and goes on.
 const GRACE: Duration = Duration::from_millis(500);
+/// Metrics are asked for every few seconds; whoever asks doesn't wait longer for the database.
+const FLEET_LOOK: Duration = Duration::from_secs(2);
 /// What Prometheus asks for and understands; its older form has no word for the end of a page.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -127,12 +132,20 @@ pub fn operator_router(
     tasks: Tasks,
     ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     ghost: Option<Ghost>,
+    fleet: Option<Store>,
 ) -> Router {
     let readiness = ready.clone();
     let metrics = move || {
         let proxy = ghost.as_ref().map(Ghost::metrics).unwrap_or_default();
-        let text = metrics(&tasks, ready().is_empty()) + &proxy + "# EOF\n";
-        async move { ([("content-type", OPEN_METRICS)], text) }
+        let text = metrics(&tasks, ready().is_empty()) + &proxy;
+        let fleet = fleet.clone();
+        async move {
+            let bots = match fleet {
+                Some(store) => fleet_metrics(&store).await,
+                None => String::new(),
+            };
+            ([("content-type", OPEN_METRICS)], text + &bots + "# EOF\n")
+        }
     };
     let ready = move || {
         let waiting_for = readiness();
@@ -173,6 +186,31 @@ fn metrics(tasks: &Tasks, ready: bool) -> String {
             vec![(String::new(), bytes as f64)],
         );
     }
+    text
+}
+
+/// What the fleet's process says about all bots; nothing while the database is away, so that the rest is still told.
+async fn fleet_metrics(store: &Store) -> String {
+    let now = SystemClock.now();
+    let look = async {
+        let mut system = store.system().await?;
+        system.fleet_overview(now).await
+    };
+    let Ok(Ok(overview)) = tokio::time::timeout(FLEET_LOOK, look).await else { return String::new() };
+    let mut text = "# HELP molt_bots Bots in a state.\n# TYPE molt_bots gauge\n".to_owned();
+    for (observed, count) in &overview.counts {
+        let (state, phase) = (observed.word(), observed.phase());
+        let _ = writeln!(text, "molt_bots{{state=\"{state}\",phase=\"{phase}\"}} {count}");
+    }
+    text += "# HELP molt_bots_stuck Bots that do not get on; at most a hundred of each kind are counted.\n";
+    text += "# TYPE molt_bots_stuck gauge\n";
+    for why in StuckWhy::ALL {
+        let count = overview.stuck.iter().filter(|stuck| stuck.why == why).count();
+        let _ = writeln!(text, "molt_bots_stuck{{why=\"{}\"}} {count}", why.as_str());
+    }
+    text += "# HELP molt_bots_oldest_overdue_seconds How long the bot that is stuck for longest has been so.\n";
+    text += "# TYPE molt_bots_oldest_overdue_seconds gauge\n";
+    let _ = writeln!(text, "molt_bots_oldest_overdue_seconds {}", overview.oldest_overdue(now).num_seconds());
     text
 }
 

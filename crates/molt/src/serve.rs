@@ -41,7 +41,8 @@ pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     let prices = Prices::open(&config.offer, roles.proxy, store.clone(), Arc::new(SystemClock)).await?;
     let platform = Platform::start(&config, roles, bound, store, &prices, data.root().to_owned(), fleet)?;
     let stopping = CancellationToken::new();
-    let router = http::operator_router(platform.tasks.clone(), platform.ready.clone(), platform.ghost.clone());
+    let fleet = platform.fleet.as_ref().map(|_| platform.store.clone());
+    let router = http::operator_router(platform.tasks.clone(), platform.ready.clone(), platform.ghost.clone(), fleet);
     let private = http::serve(operator, router, stopping.clone());
     let public = listener.serve(&platform, stopping.clone())?;
     tracing::info!(listen = %bound, "ready");

@@ -24,6 +24,8 @@ use crate::tasks::{Schedule, Tasks, Woken};
 
 /// The nets under the wake-ups. Work that a lost wake-up forgot waits no longer than this.
 const QUEUE_PERIOD: Duration = Duration::from_secs(15);
+/// Lists everything that the host holds; what it finds has no other way to be noticed, and is not urgent.
+const FLEET_SWEEP_PERIOD: Duration = Duration::from_secs(120);
 const FLEET_PERIOD: Duration = Duration::from_secs(5);
 /// A month that began is noticed within a minute.
 const RENEW_PERIOD: Duration = Duration::from_secs(60);
@@ -65,7 +67,7 @@ pub struct Platform {
     gates: Option<Arc<Gates>>,
     relays: Option<Relays>,
     pub ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    store: Store,
+    pub store: Store,
 }
 
 impl Platform {
@@ -301,6 +303,13 @@ fn start_fleet(
             async move { Ok(fleet.run_once().await.map(|counts| (counts.claimed + counts.steps) as u64)?) }
         },
     );
+    let sweeping = fleet.clone();
+    let schedule = Schedule { name: "fleet_sweep", period: FLEET_SWEEP_PERIOD, wakes: |_| false };
+    tasks.spawn(schedule, move || {
+        let fleet = sweeping.clone();
+        // What was found is worked on by the fleet; looking again at once would find the same.
+        async move { fleet.sweep_once().await.map(|_| 0).map_err(Into::into) }
+    });
     Ok(fleet)
 }
 

@@ -153,7 +153,7 @@ impl SystemTx {
     /// Wants every bot of the person running that waits for a plan, or that was stopped because there was none.
     pub async fn start_waiting_bots(&mut self, user: UserId, now: Time) -> Result<Vec<BotId>> {
         let sql = "update molt.bots set intent = 'running', intent_reason = null, due_at = $2, attempts = 0,
-                     phase = case when intent = 'awaiting_plan' then 'queued' else phase end, updated_at = $2
+                     phase = case when observed = 'reserved' then 'queued' else phase end, updated_at = $2
                    where user_id = $1 and intent = 'awaiting_plan' returning id";
         let ids: Vec<String> = sqlx::query_scalar(sql).bind(user.0).bind(now).fetch_all(&mut *self.tx).await?;
         let mut bots = Vec::new();

@@ -22,7 +22,8 @@ pub struct Bot {
     /// The person's own cap for this bot in a period; none: only the cap for all of their use.
     pub cap: Option<Nanos>,
     pub observed: Observed,
-    pub phase: String,
+    /// Since when it is as `observed` says.
+    pub phase_since: Time,
     pub reason: Option<String>,
     /// Something about its use stands out, or it is paused.
     pub unusual: Option<Unusual>,
@@ -87,6 +88,7 @@ struct BotRow {
     cap_nanos: Option<i64>,
     observed: String,
     phase: String,
+    phase_since: DateTime<Utc>,
     reason: Option<String>,
     caution: Option<String>,
     noticed: Option<String>,
@@ -182,7 +184,7 @@ impl TenantTx {
     async fn bots_where(&mut self, id: Option<&BotId>) -> Result<Vec<Bot>> {
         let sql =
             "select b.id, vertical, settings, revision, applied_revision, intent, intent_reason, cap_nanos, observed,
-                     phase, b.reason, b.created_at, running_since,
+                     phase, phase_since, b.reason, b.created_at, running_since,
                      case when k.paused_at is not null then 'paused' else w.caution end as caution,
                      coalesce(k.paused_reason, w.reason) as noticed, coalesce(w.since, k.paused_at) as noticed_since
                    from molt.bots b
@@ -238,6 +240,40 @@ impl TenantTx {
         Ok(true)
     }
 
+    /// Wants a running bot stopped, by its owner's own wish. `false`: it isn't meant to run, or isn't there.
+    pub async fn stop_bot(&mut self, id: &BotId, now: Time) -> Result<bool> {
+        let sql =
+            "update molt.bots set intent = 'stopped', intent_reason = null, due_at = $3, attempts = 0, updated_at = $3
+                   where id = $1 and user_id = $2 and intent = 'running'";
+        self.intend(sql, id, Intent::Stopped, now).await
+    }
+
+    /// Wants a bot running again that its owner stopped, if a plan is in force; otherwise it waits for one. `false`: it
+    /// isn't stopped, or somebody else stopped it, or it isn't there.
+    pub async fn start_stopped_bot(&mut self, id: &BotId, now: Time) -> Result<bool> {
+        let in_force = self.billing().await?.is_some_and(|billing| billing.in_force());
+        let (sql, intent) = if in_force {
+            let sql = "update molt.bots set intent = 'running', due_at = $3, attempts = 0, updated_at = $3
+                       where id = $1 and user_id = $2 and intent = 'stopped' and intent_reason is null";
+            (sql, Intent::Running)
+        } else {
+            let sql = "update molt.bots set intent = 'awaiting_plan', due_at = $3, attempts = 0, updated_at = $3
+                       where id = $1 and user_id = $2 and intent = 'stopped' and intent_reason is null";
+            (sql, Intent::AwaitingPlan)
+        };
+        self.intend(sql, id, intent, now).await
+    }
+
+    async fn intend(&mut self, sql: &'static str, id: &BotId, intent: Intent, now: Time) -> Result<bool> {
+        let done = sqlx::query(sql).bind(id.as_str()).bind(self.user.0).bind(now).execute(&mut *self.tx).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        self.announce(id, EventKind::BotChanged, json!({ "intent": intent }), now).await?;
+        self.notify(&Channel::Fleet).await?;
+        Ok(true)
+    }
+
     /// Sets where this bot's use stops in a period; none: only the person's own cap holds. `false`: it isn't there.
     pub async fn set_bot_cap(&mut self, id: &BotId, cap: Option<Nanos>, now: Time) -> Result<bool> {
         let sql = "update molt.bots set cap_nanos = $3, updated_at = $4
@@ -254,13 +290,7 @@ impl TenantTx {
     pub async fn delete_bot(&mut self, id: &BotId, now: Time) -> Result<bool> {
         let sql = "update molt.bots set intent = 'deleted', due_at = $3, attempts = 0, updated_at = $3
                    where id = $1 and user_id = $2 and intent <> 'deleted'";
-        let done = sqlx::query(sql).bind(id.as_str()).bind(self.user.0).bind(now).execute(&mut *self.tx).await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        self.announce(id, EventKind::BotChanged, json!({ "intent": Intent::Deleted }), now).await?;
-        self.notify(&Channel::Fleet).await?;
-        Ok(true)
+        self.intend(sql, id, Intent::Deleted, now).await
     }
 
     async fn announce(&mut self, bot: &BotId, kind: EventKind, body: Value, now: Time) -> Result<()> {
@@ -288,8 +318,8 @@ fn bot_of(row: BotRow, steps: &[StepRow]) -> Result<Bot> {
         intent: row.intent.parse().map_err(unexpected)?,
         intent_reason: row.intent_reason,
         cap: row.cap_nanos.map(Nanos),
-        observed: row.observed.parse().map_err(unexpected)?,
-        phase: row.phase,
+        observed: Observed::read(&row.observed, &row.phase).map_err(unexpected)?,
+        phase_since: row.phase_since,
         reason: row.reason,
         steps,
         created_at: row.created_at,

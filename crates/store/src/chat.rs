@@ -117,6 +117,7 @@ struct FactsRow {
     user_id: Uuid,
     intent: String,
     observed: String,
+    phase: String,
     address: Option<String>,
     gateway_token: Option<Vec<u8>>,
     cell_seq: i64,
@@ -127,7 +128,8 @@ impl Store {
     /// Where the bot's cell is and how far it was read; `None`: the bot is gone.
     pub async fn relay_facts(&self, bot: &BotId) -> Result<Option<RelayFacts>> {
         let mut tx = self.system().await?;
-        let sql = "select user_id, intent, observed, cell ->> 'address' as address, gateway_token, cell_seq, chat_seq
+        let sql =
+            "select user_id, intent, observed, phase, cell ->> 'address' as address, gateway_token, cell_seq, chat_seq
                    from molt.bots where id = $1";
         let row: Option<FactsRow> = sqlx::query_as(sql).bind(bot.as_str()).fetch_optional(&mut *tx.tx).await?;
         tx.commit().await?;
@@ -137,7 +139,7 @@ impl Store {
         Ok(Some(RelayFacts {
             user: UserId(row.user_id),
             intent: row.intent.parse().map_err(unreadable)?,
-            observed: row.observed.parse().map_err(unreadable)?,
+            observed: Observed::read(&row.observed, &row.phase).map_err(unreadable)?,
             address: row.address,
             token: row.gateway_token.map(open).transpose().map_err(|error| StoreError::Unexpected(error.into()))?,
             cell_seq: row.cell_seq,

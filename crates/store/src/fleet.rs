@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use molt_model::bot::Outcome;
-use molt_model::{BotId, Event, EventKind, Intent, Observed, Settings, Time, UserId, Vertical};
+use molt_model::{BotId, Event, EventKind, Intent, Observed, Settings, Status, Time, UserId, Vertical};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -44,6 +44,38 @@ pub struct CellNote {
     /// The runtime refused this revision of the settings; it isn't tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused_revision: Option<i64>,
+    /// A change of the settings that was undone; told as long as nobody makes another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undone: Option<Undone>,
+    /// When the cell or its runtime ended by itself lately, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<Time>,
+    /// Of which process of the cell so many starts of the runtime are in `ends` already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noted: Option<Restarts>,
+}
+
+/// What was undone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    /// The revision that brought the earlier settings back.
+    pub revision: i64,
+    /// For the owner: which change it was.
+    pub sentence: String,
+}
+
+/// How often one process of a cell had to start its runtime anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarts {
+    pub boot: Uuid,
+    pub count: u32,
+}
+
+/// Settings with which a runtime is known to have come up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Good {
+    pub revision: i64,
+    pub settings: Settings,
 }
 
 /// What was seen of a bot. The fleet alone writes these columns, always all of them.
@@ -51,7 +83,6 @@ pub struct CellNote {
 pub struct Seen {
     pub observed: Observed,
     pub observed_generation: i64,
-    pub phase: String,
     /// A sentence for the owner when something isn't as wanted.
     pub reason: Option<String>,
     pub cell: CellNote,
@@ -60,6 +91,9 @@ pub struct Seen {
     pub last_error: Option<String>,
     pub applied_revision: i64,
     pub applied_hash: Option<String>,
+    /// The settings of `applied_revision`; none where an older version didn't keep them.
+    pub applied_settings: Option<Settings>,
+    pub good: Option<Good>,
 }
 
 /// The step of the timeline that hasn't ended.
@@ -138,16 +172,21 @@ impl SystemTx {
     /// Writes what was seen. `false`: the lease was lost; roll back.
     pub async fn record_seen(&mut self, lease: &Lease, seen: &Seen, now: Time) -> Result<bool> {
         let cell = serde_json::to_value(&seen.cell).map_err(unexpected)?;
+        let json = |settings: &Settings| serde_json::to_value(settings).map_err(unexpected);
         let sql = "update molt.bots set observed = $3, observed_generation = $4, phase = $5, reason = $6, cell = $7,
                      gateway_url = $7 ->> 'address', running_since = $8, attempts = $9, last_error = $10,
-                     applied_revision = $11, applied_hash = $12, updated_at = $13
+                     applied_revision = $11, applied_hash = $12, updated_at = $13, applied_settings = $16,
+                     good_revision = $17, good_settings = $18,
+                     moves = case when $15 then 0 when observed = $3 and phase = $5 then moves else moves + 1 end,
+                     phase_since = case when observed = $3 and phase = $5 then phase_since else $13 end,
+                     phase_deadline_at = case when observed = $3 and phase = $5 then phase_deadline_at else $14 end
                    where id = $1 and leased_until = $2";
         let done = sqlx::query(sql)
             .bind(lease.bot.as_str())
             .bind(lease.until)
-            .bind(seen.observed.as_str())
+            .bind(seen.observed.word())
             .bind(seen.observed_generation)
-            .bind(&seen.phase)
+            .bind(seen.observed.phase())
             .bind(&seen.reason)
             .bind(cell)
             .bind(seen.running_since)
@@ -156,6 +195,11 @@ impl SystemTx {
             .bind(seen.applied_revision)
             .bind(&seen.applied_hash)
             .bind(now)
+            .bind(seen.observed.limit().map(|limit| now + limit))
+            .bind(seen.observed.rests())
+            .bind(seen.applied_settings.as_ref().map(json).transpose()?)
+            .bind(seen.good.as_ref().map_or(0, |good| good.revision))
+            .bind(seen.good.as_ref().map(|good| json(&good.settings)).transpose()?)
             .execute(&mut *self.tx)
             .await?;
         Ok(done.rows_affected() == 1)
@@ -167,6 +211,13 @@ impl SystemTx {
                    where id = $1 and leased_until = $2";
         let bot = lease.bot.as_str();
         sqlx::query(sql).bind(bot).bind(lease.until).bind(sealed).bind(host).execute(&mut *self.tx).await?;
+        Ok(())
+    }
+
+    /// Gives the bot another gateway token; whatever knows the old one is shut out.
+    pub async fn renew_gateway_token(&mut self, lease: &Lease, sealed: &[u8]) -> Result<()> {
+        let sql = "update molt.bots set gateway_token = $3 where id = $1 and leased_until = $2";
+        sqlx::query(sql).bind(lease.bot.as_str()).bind(lease.until).bind(sealed).execute(&mut *self.tx).await?;
         Ok(())
     }
 
@@ -257,7 +308,7 @@ impl SystemTx {
     /// Bots that failed because there was nothing to run them with look again now.
     pub async fn bots_without_runtime_are_due(&mut self, now: Time) -> Result<u64> {
         let sql = "update molt.bots set due_at = least(due_at, $1)
-                   where intent = 'running' and observed = 'failed' and phase = 'runtime'";
+                   where intent = 'running' and observed = 'degraded' and phase = 'no_runtime'";
         Ok(sqlx::query(sql).bind(now).execute(&mut *self.tx).await?.rows_affected())
     }
 
@@ -284,7 +335,7 @@ impl SystemTx {
         self.notify(&Channel::Outbox).await
     }
 
-    /// Removes the bot and everything of it in the database, its chats too. `false`: the lease was lost.
+    /// Removes the bot and everything of it in the database, its chats too; a tombstone stays. `false`: the lease was lost.
     pub async fn delete_bot(&mut self, lease: &Lease) -> Result<bool> {
         let id = lease.bot.as_str();
         let sql = "delete from molt.bots where id = $1 and leased_until = $2";
@@ -317,14 +368,17 @@ impl SystemTx {
     /// All cells were stopped for a pause of the installation: what is wanted stays, the next start brings them back.
     pub async fn all_bots_rest(&mut self, now: Time) -> Result<u64> {
         let sql = "update molt.bots set observed = 'stopped', phase = 'stopped', reason = null, running_since = null,
-                     cell = cell - 'address', gateway_url = null, leased_until = null, due_at = $1, updated_at = $1
-                   where observed in ('starting', 'running', 'stopping') and intent <> 'deleted'
-                   returning id, user_id";
+                     cell = cell - 'address', gateway_url = null, leased_until = null, due_at = $1, updated_at = $1,
+                     phase_since = $1, phase_deadline_at = null, moves = 0
+                   where intent <> 'deleted' and (observed in ('infrastructure', 'booting', 'running', 'stopping')
+                     or observed = 'degraded' and phase not in ('failed', 'no_runtime'))
+                   returning id, user_id, intent";
         let rows = sqlx::query(sql).bind(now).fetch_all(&mut *self.tx).await?;
         for row in &rows {
             let bot = bot_id(row, "id")?;
             self.end_step(&bot, Outcome::Done, now).await?;
-            let body = json!({ "observed": Observed::Stopped, "phase": "stopped" });
+            let status = Status::of(word(row, "intent")?, Observed::Stopped);
+            let body = json!({ "status": status, "phase": Observed::Stopped.phase() });
             self.announce_bot(UserId(row.try_get("user_id")?), &bot, EventKind::BotChanged, body, now).await?;
         }
         Ok(rows.len() as u64)
@@ -365,9 +419,8 @@ fn fleet_bot(row: &PgRow) -> Result<FleetBot> {
         intent_reason: row.try_get("intent_reason")?,
         generation: row.try_get("generation")?,
         seen: Seen {
-            observed: word(row, "observed")?,
+            observed: observed(row)?,
             observed_generation: row.try_get("observed_generation")?,
-            phase: row.try_get("phase")?,
             reason: row.try_get("reason")?,
             cell,
             running_since: row.try_get("running_since")?,
@@ -375,13 +428,27 @@ fn fleet_bot(row: &PgRow) -> Result<FleetBot> {
             last_error: row.try_get("last_error")?,
             applied_revision: row.try_get("applied_revision")?,
             applied_hash: row.try_get("applied_hash")?,
+            applied_settings: kept(row.try_get("applied_settings")?),
+            good: match kept(row.try_get("good_settings")?) {
+                Some(settings) => Some(Good { revision: row.try_get("good_revision")?, settings }),
+                None => None,
+            },
         },
         gateway_token: row.try_get("gateway_token")?,
         step,
     })
 }
 
-fn bot_id(row: &PgRow, column: &str) -> Result<BotId> {
+/// Settings that an older version wrote and this one can't read are as good as none.
+fn kept(settings: Option<Value>) -> Option<Settings> {
+    settings.and_then(|settings| serde_json::from_value(settings).ok())
+}
+
+pub(crate) fn observed(row: &PgRow) -> Result<Observed> {
+    Observed::read(row.try_get("observed")?, row.try_get("phase")?).map_err(unexpected)
+}
+
+pub(crate) fn bot_id(row: &PgRow, column: &str) -> Result<BotId> {
     row.try_get::<String, _>(column)?.parse().map_err(unexpected)
 }
 

@@ -16,8 +16,10 @@ pub mod mail;
 mod migrate;
 pub mod outbox;
 pub mod prices;
+pub mod repair;
 mod seal;
 pub mod sessions;
+pub mod stuck;
 pub mod sweep;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

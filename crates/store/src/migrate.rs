@@ -98,4 +98,62 @@ mod tests {
         assert_eq!(database.count("select count(*) from public._sqlx_migrations").await, 1);
         assert!(applied(&database).await.is_some(), "ours was made beside it");
     }
+
+    /// A row for everything that the six words of before could say, and the state and phase that it has now.
+    #[tokio::test]
+    async fn bots_of_an_earlier_schema_find_their_place_in_the_machine_of_states() {
+        let table = [
+            ("awaiting_plan", "absent", "awaiting_plan", "reserved awaiting_plan"),
+            ("running", "absent", "queued", "reserved queued"),
+            ("running", "starting", "reserved", "infrastructure reserved"),
+            ("running", "starting", "runtime", "infrastructure runtime"),
+            ("running", "starting", "cell", "infrastructure cell"),
+            ("running", "starting", "booting", "booting booting"),
+            ("running", "starting", "settings", "booting settings"),
+            ("running", "starting", "waiting", "degraded restarting_cell"),
+            ("running", "starting", "recovering", "degraded restarting_cell"),
+            ("running", "running", "running", "running running"),
+            ("running", "failed", "failed", "degraded failed"),
+            ("running", "failed", "runtime", "degraded no_runtime"),
+            ("stopped", "stopping", "stopping", "stopping stopping"),
+            ("stopped", "stopped", "stopped", "suspended suspended"),
+            ("running", "stopped", "stopped", "stopped stopped"),
+            ("awaiting_plan", "stopped", "awaiting_plan", "stopped stopped"),
+            ("deleted", "stopping", "removing", "deleting removing_cell"),
+            ("deleted", "running", "running", "running running"),
+        ];
+        let database = database().await;
+        database.execute("drop schema molt cascade").await;
+        let options: PgConnectOptions = database.owner_url.expose_secret().parse().unwrap();
+        let mut connection = options.connect().await.unwrap();
+        MIGRATIONS.run_to(6, &mut connection).await.unwrap();
+        let user = uuid::Uuid::new_v4();
+        let mut rows = format!("insert into molt.users (id, issuer, subject, email) values ('{user}', 'i', 's', 'e');");
+        for (number, (intent, observed, phase, _)) in table.iter().enumerate() {
+            rows += &format!(
+                "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, intent_reason, observed, phase,
+                   revision, applied_revision)
+                 values ('bot-{number:02}', '{user}', 'Pip', 'developer', '{{\"n\": {number}}}', '{intent}',
+                   case when '{intent}' = 'stopped' then 'An open invoice.' end, '{observed}', '{phase}', 2, {});",
+                1 + number % 2
+            );
+        }
+        database.execute(&rows).await;
+        run(&database.owner_url).await.unwrap();
+        for (number, (intent, observed, phase, expected)) in table.iter().enumerate() {
+            let column = async |column: &str| {
+                let sql = format!("select {column} from molt.bots where id = 'bot-{number:02}'");
+                database.text(&sql).await
+            };
+            let now = column("observed || ' ' || phase").await.unwrap();
+            assert_eq!(now, *expected, "{intent} {observed} {phase}");
+            let (word, phase) = now.split_once(' ').unwrap();
+            let state = molt_model::Observed::read(word, phase).unwrap();
+            assert_eq!((state.word(), state.phase()), (word, phase), "it is a state of the machine");
+            let kept = (number % 2 == 1).then(|| format!("{{\"n\": {number}}}"));
+            assert_eq!((column("applied_settings").await, column("good_settings").await), (kept.clone(), kept));
+        }
+        let reason = "select reason from molt.bots where observed = 'suspended'";
+        assert_eq!(database.text(reason).await.as_deref(), Some("An open invoice."));
+    }
 }

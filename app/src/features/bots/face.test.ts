@@ -15,6 +15,7 @@ test('each state has its page', () => {
   ] as const;
   for (const [state, was, face] of table) expect(faceOf(state, was)).toBe(face);
   expect(awayWord({ status: 'running', reason: null, bot_name: 'Pip' })).toBeNull();
+  expect(awayWord({ status: 'running', reason: 'A change was undone.', bot_name: 'Pip' })).toBe('A change was undone.');
   expect(awayWord({ status: 'error', reason: 'No room left.', bot_name: 'Pip' })).toBe('No room left.');
 });
 

@@ -110,13 +110,17 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
 
 function Away({ bot, link }: { bot: Bot; link: Link }) {
   const restart = useChange(() => api.restartBot(bot.id), [keys.bots]);
+  const resume = useChange(() => api.resumeBot(bot.id), [keys.bots]);
   const offline = useLasting(link !== 'online', OFFLINE_AFTER_MS);
   const word = awayWord(bot);
   const again = () => restart.mutate(undefined, { onError: (error) => toast(sentence(error), 'bad') });
+  const start = () => resume.mutate(undefined, { onError: (error) => toast(sentence(error), 'bad') });
   if (!offline && !word) return null;
   const action =
     bot.status === 'error' ? (
       <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" />
+    ) : bot.phase === 'stopped' ? (
+      <Button small kind="quiet" label="Start again" onPress={start} busy={resume.isPending} testID="chat-start-again" />
     ) : bot.status === 'stopped' ? (
       <Button small kind="quiet" label="See the plan" onPress={() => router.push('/plan')} testID="chat-to-plan" />
     ) : undefined;

@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, SecondsFormat, Utc};
-use molt_model::{Time, UserId};
+use molt_model::{Observed, Time, UserId};
 use molt_store::mail::MailRow;
 use molt_store::users::{Role, UserRow};
 use secrecy::ExposeSecret;
@@ -25,7 +25,7 @@ use crate::state::ApiState;
 const UNREADABLE: &str = "(This mail was sealed under a key that this installation no longer has.)";
 
 pub(crate) fn routes() -> OpenApiRouter<ApiState> {
-    OpenApiRouter::new().routes(routes!(mails)).routes(routes!(users)).routes(routes!(set_role))
+    OpenApiRouter::new().routes(routes!(mails)).routes(routes!(users)).routes(routes!(set_role)).routes(routes!(fleet))
 }
 
 /// A mail that built-in mail kept instead of sending it.
@@ -47,6 +47,35 @@ struct UserView {
     /// `user` or `operator`.
     role: &'static str,
     created_at: DateTime<Utc>,
+}
+
+/// How many assistants are in which state, and which ones don't get on.
+#[derive(Serialize, ToSchema)]
+struct FleetView {
+    states: Vec<StateCount>,
+    /// The one that is stuck for longest first; up to a hundred of each kind.
+    stuck: Vec<StuckView>,
+    /// How long the one that is stuck for longest has been so.
+    oldest_overdue_seconds: i64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct StateCount {
+    state: &'static str,
+    phase: &'static str,
+    count: i64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct StuckView {
+    bot_id: String,
+    user_id: String,
+    state: &'static str,
+    phase: &'static str,
+    since: DateTime<Utc>,
+    /// `overdue`, `loops`, `leased` or `unattended`.
+    why: &'static str,
+    sentence: String,
 }
 
 #[derive(Clone, Copy, Deserialize, ToSchema)]
@@ -136,6 +165,38 @@ async fn set_role(
     let user = tx.user(id).await?.ok_or_else(not_found)?;
     tx.commit().await?;
     Ok(Json(user_view(&user)))
+}
+
+/// The fleet at one moment.
+#[utoipa::path(get, path = "/api/admin/fleet", operation_id = "readFleet", tag = "operators",
+    responses((status = 200, body = FleetView)))]
+async fn fleet(State(state): State<ApiState>, operator: Operator) -> Result<Json<FleetView>, Problem> {
+    let now = state.now();
+    let mut tx = state.store.system().await?;
+    let overview = tx.fleet_overview(now).await?;
+    let actor = operator.0.user.to_string();
+    tx.audit(&actor, "fleet.read", "fleet", &json!({ "stuck": overview.stuck.len() }), now).await?;
+    tx.commit().await?;
+    let count = |(observed, count): &(Observed, i64)| StateCount {
+        state: observed.word(),
+        phase: observed.phase(),
+        count: *count,
+    };
+    let oldest_overdue_seconds = overview.oldest_overdue(now).num_seconds();
+    let stuck = overview.stuck.iter().map(|stuck| StuckView {
+        bot_id: stuck.bot.to_string(),
+        user_id: stuck.user.to_string(),
+        state: stuck.observed.word(),
+        phase: stuck.observed.phase(),
+        since: stuck.since,
+        why: stuck.why.as_str(),
+        sentence: stuck.sentence(now),
+    });
+    Ok(Json(FleetView {
+        states: overview.counts.iter().map(count).collect(),
+        stuck: stuck.collect(),
+        oldest_overdue_seconds,
+    }))
 }
 
 fn user_view(row: &UserRow) -> UserView {

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use http::HeaderName;
 use http::StatusCode;
 use http::header::{ETAG, LOCATION};
-use molt_model::bot::StepView;
+use molt_model::bot::{Rung, StepView, Verb};
 use molt_model::{BotId, Caution, Intent, Observed, Personality, Settings, Status, Vertical};
 use molt_store::bots::{Bot, Made, NewBot, RequestKey, Written};
 use molt_store::watch::Unusual;
@@ -29,6 +29,7 @@ pub(crate) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(read, delete))
         .routes(routes!(configure))
         .routes(routes!(restart))
+        .routes(routes!(stop))
         .routes(routes!(resume))
 }
 
@@ -52,8 +53,10 @@ pub(crate) struct BotView {
     bot_name: String,
     vertical: Vertical,
     status: Status,
-    /// Finer than `status`: `awaiting_plan`, `queued`, …, `running`.
+    /// Finer than `status`: `awaiting_plan`, `queued`, …, `running`, `suspended`.
     phase: String,
+    /// Since when it is in the phase that was seen last.
+    phase_since: DateTime<Utc>,
     /// Why it isn't as wanted, in a sentence.
     reason: Option<String>,
     /// What was done for it, oldest first.
@@ -74,12 +77,10 @@ pub(crate) struct BotView {
 impl BotView {
     pub(crate) fn of(bot: Bot) -> Self {
         let status = Status::of(bot.intent, bot.observed);
-        let phase = match bot.intent {
-            Intent::AwaitingPlan => "awaiting_plan".to_owned(),
-            _ => bot.phase,
-        };
+        let state = bot.observed.under(bot.intent, bot.intent_reason.is_some());
         let reason = match (bot.intent, bot.observed) {
-            (Intent::Stopped, observed) if observed != Observed::Failed => bot.intent_reason.or(bot.reason),
+            (_, Observed::Degraded(Rung::GivenUp | Rung::NoRuntime)) => bot.reason,
+            (Intent::Stopped, _) => bot.intent_reason.or(bot.reason),
             _ => bot.reason,
         };
         Self {
@@ -87,7 +88,8 @@ impl BotView {
             bot_name: bot.settings.bot_name.clone(),
             vertical: bot.vertical,
             status,
-            phase,
+            phase: state.phase().to_owned(),
+            phase_since: bot.phase_since,
             reason,
             steps: bot.steps,
             settings: bot.settings,
@@ -233,24 +235,44 @@ async fn restart(State(state): State<ApiState>, own: OwnBot) -> Result<(StatusCo
     let restarted = tx.restart_bot(&own.id, state.now()).await?;
     let bot = tx.bot(&own.id).await?.ok_or_else(Problem::bot_not_found)?;
     if !restarted {
-        let detail = match bot.intent {
-            Intent::AwaitingPlan => "The assistant waits for a plan; start one at POST /api/billing/checkout.",
-            _ => "The assistant is stopped on purpose; its `reason` says why.",
-        };
-        return Err(Problem::new(Code::NotInThisState, detail));
+        return Err(not_now(&bot, Verb::Restart));
     }
     tx.commit().await?;
     Ok((StatusCode::ACCEPTED, Json(BotView::of(bot))))
 }
 
-/// Says that all is well with an assistant's use: a pause or a slower pace ends within a second, and what was noticed before
-/// counts no more. Twice is once.
+/// Stops the assistant until it is resumed; its memory, its files and its chats stay. Twice is once.
+#[utoipa::path(post, path = "/api/bots/{id}/stop", operation_id = "stopBot", tag = "bots",
+    params(("id" = String, Path)),
+    responses((status = 202, body = BotView)))]
+async fn stop(State(state): State<ApiState>, own: OwnBot) -> Result<(StatusCode, Json<BotView>), Problem> {
+    let mut tx = own.caller.tx(&state).await?;
+    let stopped = tx.stop_bot(&own.id, state.now()).await?;
+    let bot = tx.bot(&own.id).await?.ok_or_else(Problem::bot_not_found)?;
+    let already = bot.intent == Intent::Stopped && bot.intent_reason.is_none();
+    if !stopped && !already {
+        return Err(not_now(&bot, Verb::Stop));
+    }
+    tx.commit().await?;
+    Ok((StatusCode::ACCEPTED, Json(BotView::of(bot))))
+}
+
+/// The verb was refused by the row; the state says why.
+fn not_now(bot: &Bot, verb: Verb) -> Problem {
+    let state = bot.observed.under(bot.intent, bot.intent_reason.is_some());
+    let why = state.allows(verb).err().unwrap_or("The assistant has just changed; read it again.");
+    Problem::new(Code::NotInThisState, why)
+}
+
+/// Starts an assistant that its owner stopped; and says that all is well with an assistant's use: a pause or a slower pace
+/// ends within a second, and what was noticed before counts no more. Twice is once.
 #[utoipa::path(post, path = "/api/bots/{id}/resume", operation_id = "resumeBot", tag = "bots",
     params(("id" = String, Path)),
     responses((status = 200, body = BotView)))]
 async fn resume(State(state): State<ApiState>, own: OwnBot) -> Result<Json<BotView>, Problem> {
     let mut tx = own.caller.tx(&state).await?;
-    let resumed = tx.resume_bot(&own.id, state.now()).await?;
+    let started = tx.start_stopped_bot(&own.id, state.now()).await?;
+    let resumed = tx.resume_bot(&own.id, state.now()).await? || started;
     let bot = tx.bot(&own.id).await?.ok_or_else(Problem::bot_not_found)?;
     tx.commit().await?;
     if resumed {

@@ -22,6 +22,7 @@ async fn an_assistant_waits_for_a_plan_and_starts_with_it() {
         "vertical",
         "status",
         "phase",
+        "phase_since",
         "reason",
         "steps",
         "settings",
@@ -197,4 +198,46 @@ async fn a_request_for_an_assistant_that_comes_twice_makes_one() {
     let gone = door.call("DELETE", &format!("/api/bots/{id}"), &ann.token, None).await;
     assert_eq!(gone.status, StatusCode::NO_CONTENT);
     ask(&ann.token, "tap-1", &body).await.problem(409, "not_in_this_state");
+}
+
+#[tokio::test]
+async fn verbs_go_by_the_state_and_a_refusal_says_why() {
+    let door = door().await;
+    let ann = door.person("Ann").await;
+    let id = door.bot(&ann, "Pip").await;
+    let path = format!("/api/bots/{id}");
+    let verb = async |verb: &str| door.call("POST", &format!("{path}/{verb}"), &ann.token, None).await;
+    let state = async || {
+        let bot = door.get(&path, &ann.token).await.json();
+        (bot["status"].as_str().unwrap().to_owned(), bot["phase"].as_str().unwrap().to_owned(), bot["reason"].clone())
+    };
+    let is = |status: &str, phase: &str, reason: Value| (status.to_owned(), phase.to_owned(), reason);
+    assert_eq!(state().await, is("provisioning", "awaiting_plan", Value::Null));
+    for refused in ["restart", "stop"] {
+        let problem = verb(refused).await.problem(409, "not_in_this_state");
+        assert!(problem["detail"].as_str().unwrap().contains("waits for a plan"), "{problem}");
+    }
+    assert_eq!(verb("resume").await.status, StatusCode::OK, "there was nothing to lift");
+    assert_eq!(state().await.1, "awaiting_plan");
+
+    door.plan(&ann).await;
+    assert_eq!(state().await, is("provisioning", "queued", Value::Null));
+    assert_eq!(verb("stop").await.status, StatusCode::ACCEPTED);
+    assert_eq!(verb("stop").await.status, StatusCode::ACCEPTED, "twice is once");
+    assert_eq!(state().await, is("stopped", "stopped", Value::Null));
+    let problem = verb("restart").await.problem(409, "not_in_this_state");
+    assert!(problem["detail"].as_str().unwrap().contains("resume it"), "{problem}");
+    assert_eq!(verb("resume").await.json()["phase"], "queued");
+    assert_eq!(verb("restart").await.status, StatusCode::ACCEPTED);
+
+    // Somebody else wants it stopped; its owner can't lift that.
+    let why = "The last invoice is open.";
+    let suspend = format!("update molt.bots set intent = 'stopped', intent_reason = '{why}'");
+    door.database.execute(&suspend).await;
+    assert_eq!(state().await, is("stopped", "suspended", json!(why)));
+    for refused in ["restart", "stop"] {
+        let problem = verb(refused).await.problem(409, "not_in_this_state");
+        assert!(problem["detail"].as_str().unwrap().contains("`reason` says why"), "{problem}");
+    }
+    assert_eq!(verb("resume").await.json()["phase"], "suspended");
 }

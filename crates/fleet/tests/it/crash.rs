@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use molt_fleet::Fleet;
+use molt_fleet::{Fleet, Swept};
 use molt_model::{BotId, Intent, Observed};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
@@ -79,7 +79,7 @@ impl Theatre {
 }
 
 fn is(observed: Observed, bot: &BotId) -> String {
-    format!("select observed = '{}' from molt.bots where id = '{bot}'", observed.as_str())
+    format!("select observed = '{}' from molt.bots where id = '{bot}'", observed.word())
 }
 
 #[tokio::test]
@@ -169,6 +169,8 @@ async fn stopping_and_removing_survive_a_kill_at_every_call() {
             if index == 1 {
                 assert_eq!(theatre.stage.events(&bot, "bot.deleted").await, 1, "killed at {call}");
                 assert_eq!(theatre.stage.events(&bot, "bot.changed").await, 0, "its history goes with it");
+                let tombs = format!("select count(*) from molt.tombstones where bot_id = '{bot}' and host = 'world'");
+                assert_eq!(theatre.stage.database.count(&tombs).await, 1, "killed at {call}");
             }
             if index == 0 {
                 theatre.remove(&bot).await;
@@ -204,17 +206,18 @@ async fn a_cell_that_dies_while_the_fleet_is_away_comes_back_once() {
 }
 
 #[tokio::test]
-async fn what_belongs_to_no_row_is_removed_at_the_start_but_never_another_databases() {
+async fn what_belongs_to_no_row_is_removed_but_never_another_databases() {
     let theatre = Theatre::new().await;
     let bot = theatre.running_bot().await;
     let orphan = BotId::random();
     theatre.world.leave_state(&orphan);
-    theatre.fleet().run_once().await.unwrap();
+    let fleet = theatre.fleet();
+    assert_eq!(fleet.sweep_once().await.unwrap(), Swept { removed: 1, made_due: 0 });
     assert!(!theatre.world.has_state(&orphan));
     assert!(theatre.world.has_cell(&bot) && theatre.world.has_state(&bot));
 
     theatre.world.leave_state(&orphan);
     theatre.stage.database.execute("update molt.installation set id = gen_random_uuid()").await;
-    theatre.fleet().run_once().await.unwrap();
+    assert_eq!(theatre.fleet().sweep_once().await.unwrap(), Swept::default());
     assert!(theatre.world.has_state(&orphan), "the folder belongs to another database");
 }

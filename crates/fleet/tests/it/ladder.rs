@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use molt_fleet::{ATTEMPTS_MAX, RuntimeState};
-use molt_model::{Intent, Observed};
+use molt_model::bot::Reserved;
+use molt_model::{Intent, Observed, Rung};
 
 use crate::stage::Stage;
 use crate::world::{Mood, World, WorldHost};
@@ -15,7 +16,7 @@ async fn a_first_start_tells_its_story() {
     let fleet = stage.fleet(Arc::new(WorldHost(world.clone())));
     let bot = stage.bot(Intent::AwaitingPlan).await;
     stage.settle(&fleet).await;
-    assert_eq!(stage.observed(&bot).await, Some(Observed::Absent));
+    assert_eq!(stage.observed(&bot).await, Some(Observed::Reserved(Reserved::AwaitingPlan)));
     assert_eq!((world.started(), stage.timeline(&bot).await.as_str()), (0, ""));
 
     stage.runtime.send_replace(RuntimeState::Installing { percent: 43, sentence: "Fetching OpenClaw".into() });
@@ -61,7 +62,7 @@ async fn a_sick_runtime_is_given_up_with_a_sentence_and_started_anew_on_request(
             stage.settle(&fleet).await;
             stage.clock.forward(TimeDelta::seconds(31));
         }
-        stage.until(&fleet, &bot, Observed::Failed).await;
+        stage.until(&fleet, &bot, Observed::Degraded(Rung::GivenUp)).await;
         assert_eq!(world.started(), i64::from(ATTEMPTS_MAX), "{mood:?}");
         assert!(!world.has_cell(&bot));
         let reason = stage.column(&bot, "reason").await.unwrap();
@@ -91,7 +92,10 @@ async fn a_cell_that_hangs_is_replaced_after_its_deadline() {
     stage.until(&fleet, &bot, Observed::Running).await;
     assert_eq!(world.started(), 2);
     let timeline = stage.timeline(&bot).await;
-    assert!(timeline.starts_with("reserved done, cell done, booting failed, cell done, booting done"), "{timeline}");
+    assert!(
+        timeline.starts_with("reserved done, cell done, booting failed, restart_cell done, cell done, booting done"),
+        "{timeline}"
+    );
 }
 
 #[tokio::test]
@@ -117,7 +121,7 @@ async fn without_a_runtime_the_bot_says_so_and_starts_by_itself_once_there_is_on
     stage.runtime.send_replace(RuntimeState::Failed { sentence: sentence.clone() });
     let fleet = stage.fleet(Arc::new(WorldHost(world.clone())));
     let bot = stage.bot(Intent::Running).await;
-    stage.until(&fleet, &bot, Observed::Failed).await;
+    stage.until(&fleet, &bot, Observed::Degraded(Rung::NoRuntime)).await;
     assert_eq!(stage.column(&bot, "reason").await, Some(format!("{sentence}.")));
     // Without a step of the clock: the bot is called, it doesn't wait for its next look.
     stage.runtime.send_replace(RuntimeState::Ready { command: vec!["/bin/false".into()] });
@@ -132,7 +136,7 @@ async fn a_running_cell_that_dies_is_back_at_once_and_a_crash_loop_ends() {
     let bot = stage.bot(Intent::Running).await;
     stage.until(&fleet, &bot, Observed::Running).await;
     stage.clock.forward(TimeDelta::minutes(3));
-    for round in 2..=ATTEMPTS_MAX + 1 {
+    for round in 2..=ATTEMPTS_MAX {
         assert!(world.kill(&bot));
         stage.work(&fleet, &format!("select observed <> 'running' from molt.bots where id = '{bot}'")).await;
         stage.clock.forward(TimeDelta::seconds(31));
@@ -140,8 +144,10 @@ async fn a_running_cell_that_dies_is_back_at_once_and_a_crash_loop_ends() {
         assert_eq!(world.started(), i64::from(round));
     }
     assert!(world.kill(&bot));
-    stage.until(&fleet, &bot, Observed::Failed).await;
-    assert_eq!(stage.events(&bot, "bot.running").await, i64::from(ATTEMPTS_MAX) + 1);
+    stage.until(&fleet, &bot, Observed::Degraded(Rung::GivenUp)).await;
+    assert_eq!(stage.events(&bot, "bot.running").await, i64::from(ATTEMPTS_MAX));
+    let reason = stage.column(&bot, "reason").await.unwrap();
+    assert!(reason.starts_with("Pip came up and ended again 5 times within 15 minutes."), "{reason}");
 }
 
 #[tokio::test]

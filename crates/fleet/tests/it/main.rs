@@ -10,9 +10,12 @@ mod line;
 mod many;
 mod points;
 mod process;
+mod repair;
 #[cfg(target_os = "linux")]
 mod sealed;
 #[path = "../simulated/mod.rs"]
 mod simulated;
 mod stage;
+mod sweep;
+mod undo;
 mod world;

@@ -300,7 +300,7 @@ async fn a_lock_file_that_lies_ends_nobody_else() {
 }
 
 #[tokio::test]
-async fn cells_and_folders_of_nobody_are_removed_at_the_start() {
+async fn cells_and_folders_of_nobody_are_swept() {
     let house = House::new().await;
     let fleet = house.fleet();
     let bots = [house.running_bot(&fleet).await, house.running_bot(&fleet).await];
@@ -311,6 +311,7 @@ async fn cells_and_folders_of_nobody_are_removed_at_the_start() {
     std::fs::create_dir_all(house.stage.folder.join(format!("bots/.trash-{half}/state"))).unwrap();
     let next = house.fleet();
     house.stage.settle(&next).await;
+    assert_eq!(next.sweep_once().await.unwrap().removed, 2);
     assert_eq!(house.processes(&bots[0]), Vec::<u32>::new());
     assert_eq!(house.host().list().await.unwrap(), std::slice::from_ref(&bots[1]));
     house.assert_one_of_each(&bots[1]).await;

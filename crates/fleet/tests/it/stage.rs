@@ -99,7 +99,9 @@ impl Stage {
     }
 
     pub(crate) async fn observed(&self, bot: &BotId) -> Option<Observed> {
-        self.column(bot, "observed").await.map(|word| word.parse().unwrap())
+        let words = self.column(bot, "observed || ' ' || phase").await?;
+        let (word, phase) = words.split_once(' ').unwrap();
+        Some(Observed::read(word, phase).unwrap())
     }
 
     /// The timeline: names of steps with how they ended.
@@ -119,7 +121,9 @@ impl Stage {
 
     /// Lets the fleet work until the bot is so.
     pub(crate) async fn until(&self, fleet: &Fleet, bot: &BotId, observed: Observed) {
-        self.work(fleet, &format!("select observed = '{}' from molt.bots where id = '{bot}'", observed.as_str())).await;
+        let (word, phase) = (observed.word(), observed.phase());
+        let question = format!("select observed = '{word}' and phase = '{phase}' from molt.bots where id = '{bot}'");
+        self.work(fleet, &question).await;
     }
 
     /// Lets the fleet work until the question is answered with yes.

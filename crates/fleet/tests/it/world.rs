@@ -33,8 +33,19 @@ pub(crate) enum Mood {
     Dies,
     /// It takes every question and answers none.
     Hangs,
-    /// It refuses every new configuration.
+    /// It refuses the second configuration.
     Picky,
+    /// Its runtime comes up with the first settings only.
+    Loyal,
+    /// It answers, and has lost its runtime without noticing.
+    Adrift,
+}
+
+/// What a host doesn't answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hangs {
+    Everything,
+    Starts,
 }
 
 #[derive(Default)]
@@ -44,6 +55,10 @@ pub(crate) struct World {
     states: Mutex<BTreeMap<BotId, u32>>,
     mood: Mutex<Mood>,
     started: AtomicI64,
+    runtime_restarts: AtomicI64,
+    /// Calls about this bot hang, all of them or only a start's.
+    hung: Mutex<Option<(BotId, Hangs)>>,
+    unhung: Notify,
     /// Calls until the fleet dies; negative: it lives on.
     fuse: AtomicI64,
     crashed: Notify,
@@ -108,6 +123,49 @@ impl World {
         }
     }
 
+    /// The host doesn't answer about this bot any more.
+    pub(crate) fn hang(&self, bot: &BotId, what: Hangs) {
+        *self.hung.lock().unwrap() = Some((bot.clone(), what));
+    }
+
+    /// It answers everything, also what it was asked meanwhile.
+    pub(crate) fn unhang(&self) {
+        *self.hung.lock().unwrap() = None;
+        self.unhung.notify_waiters();
+    }
+
+    async fn hangs(&self, bot: &BotId, starts: bool) {
+        loop {
+            let unhung = self.unhung.notified();
+            let hung = self.hung.lock().unwrap().clone();
+            if hung.is_none_or(|(hung, what)| hung != *bot || (what == Hangs::Starts && !starts)) {
+                return;
+            }
+            unhung.await;
+        }
+    }
+
+    /// The cell and its state are gone, and nobody was told.
+    pub(crate) fn vanish(&self, bot: &BotId) {
+        self.cells().remove(bot).unwrap().server.abort();
+        self.states.lock().unwrap().remove(bot);
+    }
+
+    /// The mood of the bot's cell from now on.
+    pub(crate) fn set_mood_of(&self, bot: &BotId, mood: Mood) {
+        self.cells()[bot].brain.lock().unwrap().mood = mood;
+    }
+
+    /// The runtime of a cell ends, and the cell brings it back before anybody asks.
+    pub(crate) fn end_runtime(&self, bot: &BotId) {
+        self.cells()[bot].brain.lock().unwrap().health.runtime_restarts += 1;
+    }
+
+    /// How often cells were asked to start their runtime anew.
+    pub(crate) fn runtime_restarts(&self) -> i64 {
+        self.runtime_restarts.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn started(&self) -> i64 {
         self.started.load(Ordering::SeqCst)
     }
@@ -154,6 +212,7 @@ impl Host for WorldHost {
     fn ensure<'a>(&'a self, spec: &'a CellSpec) -> BoxFuture<'a, Result<Ensured, HostError>> {
         Box::pin(async move {
             self.0.point().await;
+            self.0.hangs(&spec.bot, true).await;
             if self.0.has_cell(&spec.bot) {
                 return Ok(Ensured::AlreadyThere);
             }
@@ -170,6 +229,7 @@ impl Host for WorldHost {
     fn inspect<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<Report, HostError>> {
         Box::pin(async move {
             self.0.point().await;
+            self.0.hangs(bot, false).await;
             let dying = self.0.cells().get(bot).is_some_and(|cell| {
                 let mut brain = cell.brain.lock().unwrap();
                 brain.asked += 1;
@@ -186,6 +246,7 @@ impl Host for WorldHost {
     fn stop<'a>(&'a self, bot: &'a BotId, remove: bool) -> BoxFuture<'a, Result<(), HostError>> {
         Box::pin(async move {
             self.0.point().await;
+            self.0.hangs(bot, false).await;
             self.0.kill(bot);
             if remove {
                 self.0.point().await;
@@ -257,7 +318,7 @@ async fn answer(
     }
     let (status, body) = match request.uri().path() {
         "/api/health" => (StatusCode::OK, json!(next_health(&mut brain.lock().unwrap()))),
-        "/api/config" if mood == Mood::Picky => {
+        "/api/config" if mood == Mood::Picky && request.headers()[REVISION_HEADER] == "2" => {
             let fault = Fault { code: "config_invalid".into(), message: "No.".into() };
             (StatusCode::UNPROCESSABLE_ENTITY, json!(fault))
         }
@@ -271,6 +332,13 @@ async fn answer(
             world.point().await;
             (StatusCode::OK, json!(applied))
         }
+        "/api/restart" => {
+            world.runtime_restarts.fetch_add(1, Ordering::SeqCst);
+            let mut brain = brain.lock().unwrap();
+            (brain.mood, brain.health.phase) = (Mood::Well, Phase::Restarting);
+            brain.health.runtime_restarts += 1;
+            (StatusCode::ACCEPTED, json!(brain.health))
+        }
         other => panic!("nobody serves {other}"),
     };
     Ok(Response::builder().status(status).body(Full::from(body.to_string())).unwrap())
@@ -281,7 +349,11 @@ fn next_health(brain: &mut Brain) -> CellHealth {
     let health = &mut brain.health;
     (health.phase, health.detail) = match (brain.mood, health.phase) {
         (Mood::Sick, _) => (Phase::Failed, "The assistant's program ends by itself.".into()),
-        (_, Phase::Starting) => (Phase::Booting, "Waking up.".into()),
+        (Mood::Loyal, _) if health.applied.as_ref().is_some_and(|applied| applied.revision == 2) => {
+            (Phase::Failed, "The assistant's program ends by itself.".into())
+        }
+        (Mood::Adrift, _) => (Phase::Connecting, "Almost there.".into()),
+        (_, Phase::Starting | Phase::Restarting) => (Phase::Booting, "Waking up.".into()),
         (_, Phase::Booting) => (Phase::Connecting, "Almost there.".into()),
         _ => (Phase::Ready, "Ready.".into()),
     };

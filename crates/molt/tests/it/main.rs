@@ -11,6 +11,7 @@ mod live;
 mod lost;
 mod money;
 mod prices;
+mod repair;
 mod sealed;
 mod stack;
 mod startup;

@@ -2,6 +2,7 @@
 //! Never: accept what the real one refuses (a wrong token, a stale base hash, an unknown key).
 
 use std::collections::HashMap;
+use std::future::IntoFuture;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -12,7 +13,7 @@ use axum::routing::{any, get};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::task::AbortHandle;
 
 use crate::Surroundings;
@@ -24,6 +25,13 @@ const KEYS: [&str; 16] = [
     "gateway", "plugins", "browser", "update", "cron", "skills", "tools", "memory", "models", "agents", "logging",
     "proxy", "session", "messages", "commands", "meta",
 ];
+/// Time zones that stand for a fault in the configuration which only shows later, as the real one has them: a start that
+/// refuses what the running one took over, a runtime that ends when it is given the change, one that says no, and one that
+/// lives on without listening.
+const REFUSED_AT_START: &str = "Antarctica/Troll";
+const ENDS_ON_CHANGE: &str = "Antarctica/Vostok";
+const REFUSED_ON_CHANGE: &str = "Antarctica/Davis";
+const HANGS_ON_CHANGE: &str = "Antarctica/Mawson";
 const RECOVERY: &str = "[System] Your previous turn was interrupted by a gateway restart while OpenClaw was waiting on \
                         tool/model work. Continue from the existing transcript and finish the task.";
 /// Frames that a reader may be behind.
@@ -38,6 +46,8 @@ pub(crate) enum StartError {
 struct Gateway {
     surroundings: Surroundings,
     events: broadcast::Sender<(String, Value)>,
+    /// From now on nobody is heard any more.
+    deaf: watch::Sender<()>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -51,10 +61,17 @@ pub(crate) async fn serve(surroundings: Surroundings) -> Result<(), StartError> 
     let config = std::fs::read(&surroundings.config).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let config = config.ok_or_else(|| StartError::Config("no configuration".into()))?;
     check(&config).map_err(StartError::Config)?;
+    if zone(&config) == HANGS_ON_CHANGE {
+        return std::future::pending().await;
+    }
+    if [REFUSED_AT_START, ENDS_ON_CHANGE, REFUSED_ON_CHANGE].contains(&zone(&config)) {
+        return Err(StartError::Config(format!("no start in {}", zone(&config))));
+    }
     let address = ("127.0.0.1", surroundings.port);
     let (events, _) = broadcast::channel(EVENTS_MAX);
     let shared = Arc::new(Mutex::new(Shared { config, runs: HashMap::new() }));
-    let gateway = Gateway { surroundings, events, shared };
+    let (deaf, mut turned_deaf) = watch::channel(());
+    let gateway = Gateway { surroundings, events, deaf, shared };
     let router = Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/startupz", get(|| async { "ok" }))
@@ -66,7 +83,12 @@ pub(crate) async fn serve(surroundings: Surroundings) -> Result<(), StartError> 
     let interrupted = interrupted.into_iter().filter(|session| session.running.is_some()).collect();
     let listener = TcpListener::bind(address).await.map_err(StartError::Listen)?;
     tokio::spawn(resume(gateway, interrupted));
-    axum::serve(listener, router).await.map_err(StartError::Listen)
+    let served = axum::serve(listener, router).into_future();
+    tokio::select! {
+        ended = served => return ended.map_err(StartError::Listen),
+        _ = turned_deaf.changed() => {}
+    }
+    std::future::pending().await
 }
 
 /// The real one takes up interrupted runs by itself, under new names, shortly after it is ready.
@@ -100,9 +122,10 @@ impl Gateway {
         let hello = json!({"type": "hello-ok", "protocol": 4, "server": {"version": "stand-in"},
             "auth": {"method": "token", "role": "operator", "scopes": connect["params"]["scopes"]}});
         send(&mut socket, &json!({"type": "res", "id": connect["id"], "ok": true, "payload": hello})).await?;
-        let mut events = self.events.subscribe();
+        let (mut events, mut deaf) = (self.events.subscribe(), self.deaf.subscribe());
         loop {
             tokio::select! {
+                _ = deaf.changed() => return None,
                 event = events.recv() => {
                     let (event, payload) = event.ok()?;
                     send(&mut socket, &json!({"type": "event", "event": event, "payload": payload})).await?;
@@ -154,6 +177,12 @@ impl Gateway {
             return Err(("INVALID_REQUEST", message.to_owned()));
         }
         check(&config).map_err(|why| ("INVALID_REQUEST", format!("invalid config: {why}")))?;
+        match zone(&config) {
+            ENDS_ON_CHANGE => std::process::exit(1),
+            HANGS_ON_CHANGE => drop(self.deaf.send(())),
+            REFUSED_ON_CHANGE => return Err(("INVALID_REQUEST", "invalid config: no such place".to_owned())),
+            _ => {}
+        }
         std::fs::write(&self.surroundings.config, raw).map_err(|error| ("UNAVAILABLE", error.to_string()))?;
         let hash = hash(&config);
         shared.config = config;
@@ -243,6 +272,10 @@ fn check(config: &Value) -> Result<(), String> {
     let Some(map) = config.as_object() else { return Err("not an object".into()) };
     let unknown = map.keys().find(|key| !KEYS.contains(&key.as_str()));
     unknown.map_or(Ok(()), |key| Err(format!("<root>: Unrecognized key: \"{key}\"")))
+}
+
+fn zone(config: &Value) -> &str {
+    config["agents"]["defaults"]["userTimezone"].as_str().unwrap_or_default()
 }
 
 fn hash(config: &Value) -> String {
