@@ -72,6 +72,10 @@ pub(crate) struct BotView {
 }
 
 impl BotView {
+    pub(crate) fn id(&self) -> &BotId {
+        &self.id
+    }
+
     pub(crate) fn of(bot: Bot) -> Self {
         let status = Status::of(bot.intent, bot.observed);
         let phase = match bot.intent {
