@@ -9,6 +9,7 @@ mod book;
 mod books;
 mod call;
 mod config;
+mod egress;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gate;
@@ -51,6 +52,7 @@ use body::Buffers;
 use book::Book;
 use books::Books;
 use call::Caller;
+use egress::Egress;
 use journal::Journal;
 use metrics::Metrics;
 use routes::Routes;
@@ -60,6 +62,7 @@ use watch::Watch;
 
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
+pub use egress::Config as EgressConfig;
 pub use gate::{Gates, GatesHeld};
 pub use serve::{Listeners, Server};
 pub use upstream::MasterKey;
@@ -106,6 +109,7 @@ struct Inner {
     books: Books,
     routes: Routes,
     book: Book,
+    egress: Egress,
     buffers: Buffers,
     calls: Arc<Semaphore>,
     metrics: Metrics,
@@ -127,6 +131,8 @@ impl Ghost {
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
         let book = Book::new(store.clone());
         let watch = config.watch.then(|| Arc::new(Watch::new(store.clone(), Arc::clone(&clock))));
+        let resolver = Arc::new(egress::System);
+        let egress = Egress::start(config.egress, store.clone(), Arc::clone(&clock), resolver);
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
         let traces = config.otlp_endpoint.as_ref().map(Traces::start).transpose()?;
         let calls = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
@@ -136,6 +142,7 @@ impl Ghost {
             journal: journal_seen,
             leases,
             calls: Arc::clone(&calls),
+            egress: egress.counts(),
             spans: traces.as_ref().map(Traces::counts),
         };
         Ok(Self(Arc::new(Inner {
@@ -149,6 +156,7 @@ impl Ghost {
             books,
             routes: Routes::default(),
             book,
+            egress,
             buffers: Buffers::default(),
             calls,
             metrics: Metrics::new(seen),
@@ -166,6 +174,7 @@ impl Ghost {
 
     /// Lets open calls end, then the books be written, each for a bounded time. New calls are refused from now on.
     pub async fn drain(&self) {
+        self.0.egress.close().await;
         let all = u32::try_from(CALLS_AT_ONCE_MAX).expect("a few thousand");
         let open = Arc::clone(&self.0.calls).acquire_many_owned(all);
         if tokio::time::timeout(DRAIN_CALLS_MAX, open).await.is_err() {
