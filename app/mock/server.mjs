@@ -36,6 +36,7 @@ const world = {
   slow: 0,
   refuse: null,
   conversations: [{ id: 'main', title: '', archived: false, updated_at: new Date().toISOString() }],
+  egress: { allowed: [{ domain: '*.example.net', source: 'operator', since: null }], refused: [] },
   plan: null,
   spent: 1_234_567n,
   cap: '20',
@@ -167,6 +168,18 @@ const knobs = {
         value === 'none' ? null : { caution: value, reason: 'It sent the same request 24 times within ten minutes.', since: now() },
     }),
     event('bot.usage_unusual', world.bots[0])
+  ),
+  wanted: (list) => (
+    (world.egress.refused = (list || '').split(',').filter(Boolean).map((domain, index) => ({
+      domain,
+      port: 443,
+      count: 3 * index + 1,
+      last_at: new Date(Date.now() - index * 3_600_000).toISOString(),
+      reason: /^[\d.]+$/.test(domain) ? 'address' : 'not_listed',
+      can_allow: !/^[\d.]+$/.test(domain),
+      dismissed: false,
+    }))),
+    event('bot.egress_refused', world.bots[0])
   ),
   revise: () => ((world.bots[0].revision += 1), (world.bots[0].settings = { ...world.bots[0].settings, bot_name: 'Max' })),
 };
@@ -329,6 +342,7 @@ function botApi(req, res, path, body) {
   if (noun === 'resume') return (Object.assign(bot, { unusual: null }), event('bot.usage_unusual', bot), json(res, 200, bot));
   if (noun === 'restart') return (void start(bot), json(res, 202, {}));
   if (noun === 'chat-ticket') return json(res, 200, { ticket: 't', expires_at: later(30_000) });
+  if (noun === 'egress') return egressApi(req, res, path, bot, body);
   if (noun === 'conversations') {
     if (req.method === 'POST')
       world.conversations.unshift({ id: `c${Date.now()}`, title: body.title ?? '', archived: false, updated_at: now() });
@@ -345,6 +359,23 @@ function botApi(req, res, path, body) {
   Object.assign(bot, { settings: body, bot_name: body.bot_name, revision: bot.revision + 1 });
   setTimeout(() => ((bot.applied_revision = bot.revision), event('bot.applied', bot)), 1500);
   return json(res, 202, { revision: bot.revision });
+}
+
+function egressApi(req, res, path, bot, body) {
+  const { allowed, refused } = world.egress;
+  const domain = body.domain ?? decodeURIComponent(path.split('/').at(-1));
+  if (req.method === 'GET') return json(res, 200, world.egress);
+  if (req.method === 'DELETE') world.egress.allowed = allowed.filter((one) => one.domain !== domain);
+  else if (path.endsWith('/dismiss')) refused.filter((one) => one.domain === domain).forEach((one) => (one.dismissed = true));
+  else {
+    if (!domain.includes('.')) return problem(res, 422, 'invalid_body', 'What you sent isn’t a domain name such as example.org.', 'domain');
+    const made = { domain, source: 'you', since: now() };
+    world.egress = { allowed: [made, ...allowed], refused: refused.filter((one) => one.domain !== domain) };
+    event('bot.egress_changed', bot);
+    return json(res, 200, made);
+  }
+  event('bot.egress_changed', bot);
+  return res.writeHead(204).end();
 }
 
 async function file(res, root, path, fallback) {

@@ -78,6 +78,10 @@ export const api = {
   restartBot: (id: string) => call('post', '/api/bots/{id}/restart', { at: { id } }),
   resumeBot: (id: string) => call('post', '/api/bots/{id}/resume', { at: { id } }),
   deleteBot: (id: string) => call('delete', '/api/bots/{id}', { at: { id } }),
+  egress: (id: string) => call('get', '/api/bots/{id}/egress', { at: { id } }),
+  allowDomain: (id: string, domain: string) => call('post', '/api/bots/{id}/egress/allow', { at: { id }, body: { domain } }),
+  takeBackDomain: (id: string, domain: string) => call('delete', '/api/bots/{id}/egress/allow/{domain}', { at: { id, domain } }),
+  dismissRefusals: (id: string, domain: string) => call('post', '/api/bots/{id}/egress/dismiss', { at: { id }, body: { domain } }),
   models: () => call('get', '/api/models', {}),
 
   conversations: (id: string) => call('get', '/api/bots/{id}/conversations', { at: { id } }),

@@ -426,6 +426,74 @@ export interface paths {
         patch: operations["changeConversation"];
         trace?: never;
     };
+    "/api/bots/{id}/egress": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Where the assistant may go besides its models, and what was refused. */
+        get: operations["readEgress"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/bots/{id}/egress/allow": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Lets the assistant reach a domain, at the ports of web pages, from within a second on. Twice is once. */
+        post: operations["allowDomain"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/bots/{id}/egress/allow/{domain}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Takes a domain back that was allowed; what is open to it is closed within a second. */
+        delete: operations["takeBackDomain"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/bots/{id}/egress/dismiss": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Puts the refusals of a place aside: it stays closed, and its owner isn't asked again. Twice is once. */
+        post: operations["dismissRefusals"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/bots/{id}/restart": {
         parameters: {
             query?: never;
@@ -767,6 +835,17 @@ export interface components {
             /** @description Where to go now. */
             return_url: string;
         };
+        /** @description Where an assistant may go. */
+        AllowedView: {
+            /** @description A domain; of the operator's and of skills also a pattern such as `*.example.org`, with a port if only that one is meant. */
+            domain: string;
+            /**
+             * Format: date-time
+             * @description Null: as long as the installation runs with these settings.
+             */
+            since?: string | null;
+            source: components["schemas"]["Source"];
+        };
         /** @description The cap of one assistant in the current period. Amounts are US dollars as decimals. */
         BotCapView: {
             /** @description The highest cap that can be set. */
@@ -872,7 +951,7 @@ export interface components {
          * @description The stable codes of this API. A client may switch on them; their words never change.
          * @enum {string}
          */
-        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "idempotency_key_reused" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "route_not_found" | "bot_not_found" | "key_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_open" | "too_many_tries" | "unexpected" | "unavailable";
+        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "idempotency_key_reused" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "domain_limit_reached" | "route_not_found" | "bot_not_found" | "key_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "domain_not_found" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_open" | "too_many_tries" | "unexpected" | "unavailable";
         Conversation: {
             archived: boolean;
             /** Format: date-time */
@@ -905,6 +984,16 @@ export interface components {
             tokens_in: number;
             /** Format: int64 */
             tokens_out: number;
+        };
+        DomainBody: {
+            /** @description A domain name such as `example.org`: this one only, not what lies below it. */
+            domain: string;
+        };
+        /** @description Where an assistant may go, and where it wanted to go and wasn't let. */
+        EgressView: {
+            allowed: components["schemas"]["AllowedView"][];
+            /** @description The newest first. */
+            refused: components["schemas"]["RefusedView"][];
         };
         /** @description How many assistants are in which state, and which ones don't get on. */
         FleetView: {
@@ -1216,6 +1305,28 @@ export interface components {
             /** @description What isn't ready, one sentence each. */
             waiting_for: string[];
         };
+        /**
+         * @description Why a way out was refused. The words are part of the API.
+         * @enum {string}
+         */
+        Reason: "not_listed" | "port" | "address" | "private_address" | "other_name" | "no_name";
+        /** @description Where an assistant wanted to go and wasn't let. */
+        RefusedView: {
+            /** @description `POST /api/bots/{id}/egress/allow` would let it through. */
+            can_allow: boolean;
+            /** Format: int64 */
+            count: number;
+            /** @description Its owner doesn't want to be asked about it. */
+            dismissed: boolean;
+            /** @description Or an address that was asked for in place of a name. */
+            domain: string;
+            /** Format: date-time */
+            last_at: string;
+            /** Format: int32 */
+            port: number;
+            /** @description Why, the newest time. */
+            reason: components["schemas"]["Reason"];
+        };
         Revision: {
             /** Format: int64 */
             revision: number;
@@ -1254,6 +1365,11 @@ export interface components {
             config?: Record<string, never> | null;
             enabled?: boolean | null;
         };
+        /**
+         * @description Who allowed it.
+         * @enum {string}
+         */
+        Source: "operator" | "skill" | "you";
         StateCount: {
             /** Format: int64 */
             count: number;
@@ -2294,6 +2410,131 @@ export interface operations {
             };
         };
     };
+    readEgress: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EgressView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    allowDomain: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DomainBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AllowedView"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    takeBackDomain: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                domain: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    dismissRefusals: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DomainBody"];
+            };
+        };
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     restartBot: {
         parameters: {
             query?: never;
@@ -2806,7 +3047,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description `{exported_at, user, bots, usage, events}` */
+            /** @description `{exported_at, user, bots, egress, usage, events}` */
             200: {
                 headers: {
                     [name: string]: unknown;

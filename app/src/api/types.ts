@@ -21,6 +21,10 @@ export type Personality = Schemas['Personality'];
 export type Revision = Schemas['Revision'];
 export type Model = Schemas['ModelView'];
 
+export type Egress = Schemas['EgressView'];
+export type Allowed = Schemas['AllowedView'];
+export type Refused = Schemas['RefusedView'];
+
 export type Conversation = Schemas['Conversation'];
 export type Ticket = Schemas['Ticket'];
 

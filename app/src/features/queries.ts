@@ -28,6 +28,7 @@ export const keys = {
   bots: ['bots'],
   bot: (id: string) => ['bots', id],
   conversations: (id: string) => ['conversations', id],
+  egress: (id: string) => ['egress', id],
   models: ['models'],
   usage: ['usage'],
 } as const;
@@ -39,6 +40,7 @@ export const useMe = () => useQuery({ queryKey: keys.me, queryFn: api.me });
 export const useBots = () => useQuery({ queryKey: keys.bots, queryFn: api.bots });
 export const useModels = () => useQuery({ queryKey: keys.models, queryFn: api.models, staleTime: 300_000 });
 export const useUsage = () => useQuery({ queryKey: keys.usage, queryFn: api.usage, staleTime: 0 });
+export const useEgress = (id: string) => useQuery({ queryKey: keys.egress(id), queryFn: () => api.egress(id), networkMode: 'always' });
 export const useConversations = (id: string) => useQuery({ queryKey: keys.conversations(id), queryFn: () => api.conversations(id) });
 
 export const useBot = (id: string) =>
@@ -53,6 +55,8 @@ export function useChange<Input, Answer>(work: (input: Input) => Promise<Answer>
   const client = useQueryClient();
   return useMutation({
     mutationFn: work,
+    // Without a connection it fails at once and says so, instead of waiting unseen.
+    networkMode: 'always',
     onSettled: () => Promise.all(stale.map((queryKey) => client.invalidateQueries({ queryKey }))),
   });
 }
@@ -65,7 +69,7 @@ export function useLiveEvents(): void {
         fetch: (...args) => fetch(...args),
         token: () => session.token(),
         renew: (token) => session.renew(token),
-        onOpen: () => void queryClient.invalidateQueries({ queryKey: keys.bots }),
+        onOpen: () => [keys.bots, ['egress']].forEach((queryKey) => void queryClient.invalidateQueries({ queryKey })),
         onEvent: readAgain,
       }),
     [],
@@ -75,6 +79,7 @@ export function useLiveEvents(): void {
 function readAgain({ kind, bot_id, frame }: LiveEvent): void {
   const stale = (queryKey: readonly unknown[]) => void queryClient.invalidateQueries({ queryKey });
   if (kind.startsWith('bot.') || kind === 'plan.changed') stale(keys.bots);
+  if (kind.startsWith('bot.egress_')) stale(bot_id ? keys.egress(bot_id) : ['egress']);
   if (kind === 'plan.changed') stale(keys.me);
   if (kind === 'conversation.changed') stale(bot_id ? keys.conversations(bot_id) : ['conversations']);
   if (kind === 'usage' || frame === 'usage' || kind === 'cap.changed' || kind === 'plan.changed') stale(keys.usage);

@@ -1,6 +1,6 @@
 // What a person sets about an assistant, and its restart and end.
 
-import { useLocalSearchParams } from 'expo-router';
+import { router, useLocalSearchParams } from 'expo-router';
 import { useMemo, type ReactNode } from 'react';
 import { View } from 'react-native';
 import { Problem } from '@/api/problem';
@@ -52,6 +52,7 @@ function Form({ bot, fault }: { bot: Bot; fault: ReactNode }) {
       <Character draft={draft} />
       <Models draft={draft} />
       <Notifications draft={draft} />
+      <Web bot={bot} />
       <EndOfLife bot={bot} />
     </Page>
   );
@@ -154,6 +155,25 @@ function Notifications({ draft }: { draft: Draft }) {
           help="Hours and minutes in the assistant’s time zone, such as 09:00."
         />
       ) : null}
+    </Card>
+  );
+}
+
+function Web({ bot }: { bot: Bot }) {
+  return (
+    <Card title="Places on the web">
+      <Text tone="muted">What {bot.bot_name} may reach besides its models, and what it was refused.</Text>
+      <View className="flex-row">
+        <Button
+          small
+          kind="quiet"
+          icon="shield"
+          label="Open"
+          hint="Open the places on the web"
+          onPress={() => router.push({ pathname: '/bots/[bot]/egress', params: { bot: bot.id } })}
+          testID="settings-to-egress"
+        />
+      </View>
     </Card>
   );
 }

@@ -1,7 +1,10 @@
 //! What an operator decides about the front door.
 //! Never: read from the environment here; `molt` builds it once at start.
 
+use std::collections::BTreeMap;
+
 use molt_model::Nanos;
+use molt_model::egress::{Entry, Rules};
 use url::{Host, Url};
 
 /// Settings of the API, checked by `validate`.
@@ -17,6 +20,16 @@ pub struct Config {
     pub monthly_cap: Nanos,
     /// The price of the plan each month, which `GET /api/billing/usage` names as `base_usd`.
     pub plan_price: Nanos,
+    /// Where assistants may go besides their models, the same as the proxies are told.
+    pub egress: Egress,
+}
+
+/// The part of a way out that people don't decide.
+#[derive(Clone, Debug, Default)]
+pub struct Egress {
+    pub rules: Rules,
+    /// By skill: where it must be able to go.
+    pub skills: BTreeMap<String, Vec<Entry>>,
 }
 
 /// The plan's price in the product's specification.
@@ -35,6 +48,7 @@ impl Config {
             bots_per_user: BOTS_PER_USER,
             monthly_cap: Nanos::dollars(MONTHLY_CAP_DOLLARS),
             plan_price: Nanos::dollars(PLAN_PRICE_DOLLARS),
+            egress: Egress::default(),
         }
     }
 

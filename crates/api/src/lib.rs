@@ -18,7 +18,7 @@ use utoipa::openapi::OpenApi;
 
 pub use caller::{Caller, Operator, OwnBot};
 pub use chat::Relays;
-pub use config::Config;
+pub use config::{Config, Egress};
 pub use problem::{Code, Problem};
 pub use state::{ApiState, Readiness};
 

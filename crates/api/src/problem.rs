@@ -71,12 +71,14 @@ codes! {
     InviteInvalid = FORBIDDEN, "invite_invalid", "The invitation can't be used";
     OriginNotAllowed = FORBIDDEN, "origin_not_allowed", "This origin isn't allowed";
     BotLimitReached = FORBIDDEN, "bot_limit_reached", "No more assistants";
+    DomainLimitReached = FORBIDDEN, "domain_limit_reached", "No more domains";
     RouteNotFound = NOT_FOUND, "route_not_found", "No such address";
     BotNotFound = NOT_FOUND, "bot_not_found", "No such assistant";
     KeyNotFound = NOT_FOUND, "key_not_found", "No such key";
     ConversationNotFound = NOT_FOUND, "conversation_not_found", "No such conversation";
     CheckoutNotFound = NOT_FOUND, "checkout_not_found", "No such checkout";
     UnknownSkill = NOT_FOUND, "unknown_skill", "No such skill";
+    DomainNotFound = NOT_FOUND, "domain_not_found", "No such domain";
     UserNotFound = NOT_FOUND, "user_not_found", "No such user";
     /// The installation has no such outside service: built-in identity and payments have no webhooks.
     NotConfigured = NOT_FOUND, "not_configured", "Not part of this installation";

@@ -28,6 +28,8 @@ pub struct Config {
     pub limits: Limits,
     /// Whether bots that run in circles are noticed. Without it the steps that are in force already still hold.
     pub watch: bool,
+    /// Where bots may go besides their models.
+    pub egress: crate::egress::Config,
     /// Where spans of calls go, over OTLP/HTTP; none: none are made.
     pub otlp_endpoint: Option<Url>,
     /// The pause after each word of the practice model. People read along at 20 to 30 ms; tests use zero.

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 
 use crate::call::presented_key;
+use crate::egress::fuzzing::client_hello;
 use crate::practice::Practice;
 use crate::request;
 use crate::settle::run_label;
@@ -19,7 +20,7 @@ use crate::usage::{Report, field, last_report};
 pub type Target = fn(&[u8]);
 
 /// By name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("request", request),
     ("chat_stream", chat_stream),
     ("responses_stream", responses_stream),
@@ -29,6 +30,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("practice", practice),
     ("headers", headers),
     ("upstream_answer", upstream_answer),
+    ("client_hello", client_hello),
 ];
 
 const MODEL: &str = "m-1";

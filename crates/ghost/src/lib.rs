@@ -8,6 +8,7 @@ mod body;
 mod books;
 mod call;
 mod config;
+mod egress;
 mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -50,6 +51,7 @@ use answer::Refusal;
 use body::Buffers;
 use books::Books;
 use call::Caller;
+use egress::Egress;
 use journal::Journal;
 use metrics::Metrics;
 use routes::Routes;
@@ -59,6 +61,7 @@ use watch::Watch;
 
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
+pub use egress::Config as EgressConfig;
 pub use framing::{Framing, Watched};
 pub use gate::{Gates, GatesHeld};
 pub use serve::{Listeners, Server};
@@ -105,6 +108,7 @@ struct Inner {
     journal: Arc<Journal>,
     books: Books,
     routes: Routes,
+    egress: Egress,
     buffers: Buffers,
     calls: Arc<Semaphore>,
     metrics: Metrics,
@@ -125,6 +129,8 @@ impl Ghost {
         let books = Books::start(store.clone(), Arc::clone(&clock), Arc::clone(&journal), recovered);
         let (cap, limits) = (config.monthly_cap_nanos, config.limits);
         let watch = config.watch.then(|| Arc::new(Watch::new(store.clone(), Arc::clone(&clock))));
+        let resolver = Arc::new(egress::System);
+        let egress = Egress::start(config.egress, store.clone(), Arc::clone(&clock), resolver);
         let admission = Admission::start(store, clock.clone(), journal.holder(), cap, limits);
         let traces = config.otlp_endpoint.as_ref().map(Traces::start).transpose()?;
         let calls = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
@@ -134,6 +140,7 @@ impl Ghost {
             journal: journal_seen,
             leases,
             calls: Arc::clone(&calls),
+            egress: egress.counts(),
             spans: traces.as_ref().map(Traces::counts),
         };
         Ok(Self(Arc::new(Inner {
@@ -146,6 +153,7 @@ impl Ghost {
             journal,
             books,
             routes: Routes::default(),
+            egress,
             buffers: Buffers::default(),
             calls,
             metrics: Metrics::new(seen),
@@ -163,6 +171,7 @@ impl Ghost {
 
     /// Lets open calls end, then the books be written, each for a bounded time. New calls are refused from now on.
     pub async fn drain(&self) {
+        self.0.egress.close().await;
         let all = u32::try_from(CALLS_AT_ONCE_MAX).expect("a few thousand");
         let open = Arc::clone(&self.0.calls).acquire_many_owned(all);
         if tokio::time::timeout(DRAIN_CALLS_MAX, open).await.is_err() {

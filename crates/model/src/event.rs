@@ -26,6 +26,12 @@ pub enum EventKind {
     /// Its use looks unusual, or does no more: `caution` says what follows.
     #[serde(rename = "bot.usage_unusual")]
     BotUsageUnusual,
+    /// It wanted to reach a domain that nobody allowed, for the first time.
+    #[serde(rename = "bot.egress_refused")]
+    BotEgressRefused,
+    /// Its owner allowed a domain, took one back, or put a refusal aside.
+    #[serde(rename = "bot.egress_changed")]
+    BotEgressChanged,
     #[serde(rename = "plan.changed")]
     PlanChanged,
     #[serde(rename = "cap.changed")]
@@ -54,6 +60,8 @@ impl EventKind {
             Self::BotSettingsUndone => "bot.settings_undone",
             Self::BotDeleted => "bot.deleted",
             Self::BotUsageUnusual => "bot.usage_unusual",
+            Self::BotEgressRefused => "bot.egress_refused",
+            Self::BotEgressChanged => "bot.egress_changed",
             Self::PlanChanged => "plan.changed",
             Self::CapChanged => "cap.changed",
             Self::KeyChanged => "key.changed",

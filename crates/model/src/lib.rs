@@ -4,6 +4,7 @@
 pub mod bot;
 pub mod catalog;
 pub mod clock;
+pub mod egress;
 pub mod event;
 pub mod id;
 pub mod money;

@@ -1,6 +1,7 @@
 //! What the operator decided: defaults built in, then `molt.toml`, then MOLT_* in the environment, then the command line.
 //! Never: a half-configured part, a second reading, or a secret in a file of settings. All faults come in one message.
 
+mod egress;
 mod keys;
 mod models;
 mod written;
@@ -15,6 +16,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use molt_fleet::{SealMode, Sealing};
 use molt_identity::SignUp;
+use molt_model::egress::Rules;
 use molt_model::{Catalog, Nanos};
 use molt_store::{NoKeys, SealRing};
 use secrecy::SecretString;
@@ -138,6 +140,8 @@ pub struct Config {
     pub limits: molt_ghost::Limits,
     /// Bots whose use looks unusual are noticed.
     pub watch: bool,
+    /// Where bots may go besides their models.
+    pub egress: Rules,
     pub runtime: Runtime,
     pub fleet: Cells,
 }
@@ -169,6 +173,7 @@ impl Config {
             aliases: take.value("aliases"),
         };
         let otlp_endpoint: String = take.value("otlp_endpoint");
+        let egress: egress::Settings = take.value("egress");
         let mut config = Self {
             listen,
             operator_listen: listen,
@@ -189,6 +194,7 @@ impl Config {
             practice_pace: Duration::from_millis(take.value("practice_pace_ms")),
             limits: take.value("limits"),
             watch: take.value("watch"),
+            egress: Rules::default(),
             runtime: take.value("runtime"),
             fleet: take.value("fleet"),
         };
@@ -198,6 +204,10 @@ impl Config {
         config.proxy_url = url("proxy_url", &proxy_url, &mut faults);
         config.check_seal_key(&mut faults);
         config.otlp_endpoint = url("otlp_endpoint", &otlp_endpoint, &mut faults);
+        match Rules::read(&egress.allow, &egress.quiet, &egress.private) {
+            Ok(rules) => config.egress = rules,
+            Err(more) => faults.extend(more),
+        }
         match models.resolve(overrides.holds_keys, environment) {
             Ok(offer) => config.offer = offer,
             Err(more) => faults.extend(more),
@@ -233,6 +243,7 @@ impl Config {
             bots_per_user: self.bots_per_user,
             monthly_cap: self.monthly_cap,
             plan_price: self.plan_price,
+            egress: molt_api::Egress { rules: self.egress.clone(), skills: molt_skills::domains() },
             ..molt_api::Config::new(self.public_url(bound))
         }
     }
@@ -434,12 +445,21 @@ mod tests {
             jail.create_file(
                 "molt.toml",
                 "listen = \"here\"\nbots_per_user = \"many\"\nmonthly_cap_usd = \"a lot\"\ncolour = \"red\"\n\
-                 default_model = \"practice/unknown\"\n[providers.mine]\nkind = \"openai\"\n",
+                 default_model = \"practice/unknown\"\n[egress]\nallow = [\"*.org\"]\n[egress.private]\n\"nas.lan\" = \"169.254.169.254:80\"\n\
+                 [providers.mine]\nkind = \"openai\"\n",
             )?;
             let message = read(&[("MOLT_SEAL_KEY", "short")]).unwrap_err().to_string();
-            for part in
-                ["listen:", "bots_per_user:", "monthly_cap_usd:", "colour:", "default_model:", "mine", "seal key"]
-            {
+            for part in [
+                "listen:",
+                "bots_per_user:",
+                "monthly_cap_usd:",
+                "colour:",
+                "default_model:",
+                "mine",
+                "seal key",
+                "egress.allow: \"*.org\" takes in too much",
+                "egress.private: \"169.254.169.254:80\"",
+            ] {
                 assert!(message.contains(part), "{part} is missing in {message}");
             }
             assert!(!message.contains("short"));

@@ -183,6 +183,7 @@ fn start_ghost(
         monthly_cap_nanos: config.monthly_cap,
         limits: config.limits,
         watch: config.watch,
+        egress: molt_ghost::EgressConfig { rules: config.egress.clone(), skills: molt_skills::domains() },
         otlp_endpoint: config.otlp_endpoint.clone(),
         practice_pace: config.practice_pace,
     };

@@ -7,6 +7,7 @@ pub mod bots;
 pub mod budget;
 pub mod chat;
 pub mod conversations;
+pub mod egress;
 pub mod event;
 pub mod fleet;
 pub mod ghost;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use molt_model::UserId;
+use molt_model::{BotId, UserId};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{broadcast, watch};
 use tokio::task::AbortHandle;
@@ -37,6 +37,8 @@ pub enum Channel {
     BudgetWanted(UserId),
     /// Money of this person's was given back: who waits for some asks again.
     BudgetFreed(UserId),
+    /// Where this bot may go has changed: what the proxies keep of it is old. Sent by triggers.
+    Egress(BotId),
     /// A log-in of this user ended: what it opened ends too.
     Sessions(String),
     /// A price list was imported, or a proxy has other keys: catalogues are made anew.
@@ -61,6 +63,7 @@ impl Channel {
             Self::Admission(user) => format!("admission {user}"),
             Self::BudgetWanted(user) => format!("budget-wanted {user}"),
             Self::BudgetFreed(user) => format!("budget-freed {user}"),
+            Self::Egress(bot) => format!("egress {bot}"),
             Self::Sessions(user) => format!("sessions {user}"),
             Self::Prices => "prices".to_owned(),
             Self::SealKeys => "seal-keys".to_owned(),
@@ -79,6 +82,7 @@ impl Channel {
             ("admission", user) => user.parse().map_or(Self::All, Self::Admission),
             ("budget-wanted", user) => user.parse().map_or(Self::All, Self::BudgetWanted),
             ("budget-freed", user) => user.parse().map_or(Self::All, Self::BudgetFreed),
+            ("egress", bot) => bot.parse().map_or(Self::All, Self::Egress),
             ("sessions", user) => Self::Sessions(user.to_owned()),
             ("prices", _) => Self::Prices,
             ("seal-keys", _) => Self::SealKeys,
@@ -242,6 +246,7 @@ mod tests {
             Channel::Admission(UserId::random()),
             Channel::BudgetWanted(UserId::random()),
             Channel::BudgetFreed(UserId::random()),
+            Channel::Egress(BotId::random()),
             Channel::Prices,
             Channel::SealKeys,
             Channel::Sessions("u".to_owned()),

@@ -12,6 +12,8 @@ const SESSIONS_KEPT: TimeDelta = TimeDelta::days(7);
 const MESSAGES_KEPT: TimeDelta = TimeDelta::days(30);
 /// One day more than a bot's usual use is made of.
 const HOURS_KEPT: TimeDelta = TimeDelta::days(15);
+/// Nobody asks later what a bot was refused.
+const REFUSALS_KEPT: TimeDelta = TimeDelta::days(30);
 /// Longer than any host or any backup of one is away.
 const TOMBSTONES_KEPT: TimeDelta = TimeDelta::days(400);
 /// Payment providers repeat an event for days at most.
@@ -37,6 +39,7 @@ impl SystemTx {
             ("delete from molt.mails where created_at < $1", now - MESSAGES_KEPT),
             ("delete from molt.inbox where processed_at < $1", now - PAYMENT_EVENTS_KEPT),
             ("delete from molt.bot_hours where hour < $1", now - HOURS_KEPT),
+            ("delete from molt.egress_refusals where last_at < $1", now - REFUSALS_KEPT),
             ("delete from molt.tombstones where gone_at < $1", now - TOMBSTONES_KEPT),
             ("delete from molt.checkouts where state <> 'completed' and expires_at < $1", now - SESSIONS_KEPT),
         ] {

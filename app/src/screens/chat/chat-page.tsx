@@ -25,6 +25,7 @@ import { Sidebar } from './sidebar';
 import type { TurnActions } from './turn';
 import { TurnList } from './turn-list';
 import { UnusualUse } from './unusual-use';
+import { WantedOut } from './wanted-out';
 
 /** Shorter breaks of the connection are not worth a word. */
 const OFFLINE_AFTER_MS = 2_000;
@@ -70,6 +71,7 @@ export function ChatPage({ bot }: { bot: Bot }) {
         <Header bot={bot} conversation={conversation} panel={panel} onPanel={() => (desk ? setBeside(!beside) : setDrawer(!drawer))} />
         <Away bot={bot} link={view.link} />
         <UnusualUse bot={bot} />
+        <WantedOut bot={bot} />
         <Talk key={conversation} bot={bot} conversation={conversation} view={view} drafts={drafts.current} />
       </View>
     </View>

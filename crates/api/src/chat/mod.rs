@@ -205,6 +205,7 @@ impl Relays {
             | Channel::BudgetWanted(_)
             | Channel::BudgetFreed(_)
             | Channel::Sessions(_)
+            | Channel::Egress(_)
             | Channel::Prices
             | Channel::SealKeys => false,
         }

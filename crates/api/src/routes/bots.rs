@@ -75,6 +75,10 @@ pub(crate) struct BotView {
 }
 
 impl BotView {
+    pub(crate) fn id(&self) -> &BotId {
+        &self.id
+    }
+
     pub(crate) fn of(bot: Bot) -> Self {
         let status = Status::of(bot.intent, bot.observed);
         let state = bot.observed.under(bot.intent, bot.intent_reason.is_some());

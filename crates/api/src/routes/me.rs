@@ -23,6 +23,7 @@ use utoipa_axum::routes;
 
 use super::auth::forget_cookie;
 use super::bots::BotView;
+use super::egress;
 use crate::caller::Caller;
 use crate::extract;
 use crate::problem::{Code, Problem};
@@ -143,7 +144,7 @@ async fn erase(State(state): State<ApiState>, caller: Caller) -> Result<Response
 
 /// Everything that we keep of the person, as one JSON document.
 #[utoipa::path(get, path = "/api/me/export", operation_id = "exportMe", tag = "who",
-    responses((status = 200, description = "`{exported_at, user, bots, usage, events}`", body = Object)))]
+    responses((status = 200, description = "`{exported_at, user, bots, egress, usage, events}`", body = Object)))]
 async fn export(State(state): State<ApiState>, caller: Caller) -> Result<Response, Problem> {
     let head = export_head(&state, caller).await?;
     let (sender, pieces) = mpsc::channel::<Result<Bytes, StoreError>>(EXPORT_PIECES_MAX);
@@ -166,6 +167,10 @@ async fn export_head(state: &ApiState, caller: Caller) -> Result<String, Problem
     let user = tx.me().await?.ok_or_else(gone)?;
     let plan = tx.billing().await?;
     let bots: Vec<BotView> = tx.bots().await?.into_iter().map(BotView::of).collect();
+    let mut ways_out = Vec::new();
+    for bot in &bots {
+        ways_out.push(egress::kept(bot.id(), &tx.egress(bot.id()).await?));
+    }
     let usage = tx.usage_summary(user.created_at, now).await?;
     let by_day: Vec<Value> = usage.by_day.iter().map(|day| {
         json!({ "day": day.day, "tokens_in": day.tokens_in, "tokens_out": day.tokens_out, "cost_usd": day.cost })
@@ -174,6 +179,7 @@ async fn export_head(state: &ApiState, caller: Caller) -> Result<String, Problem
         "exported_at": now,
         "user": Me::of(&user, plan.as_ref()),
         "bots": bots,
+        "egress": ways_out,
         "usage": { "cost_usd": usage.cost, "tokens_in": usage.tokens_in, "tokens_out": usage.tokens_out, "by_day": by_day },
     })
     .to_string();

@@ -10,6 +10,7 @@ mod chat;
 mod client_config;
 mod conversations;
 mod docs;
+mod egress;
 mod events;
 mod files;
 mod health;
@@ -38,6 +39,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .merge(me::routes())
         .merge(bots::routes())
         .merge(caps::routes())
+        .merge(egress::routes())
         .merge(models::routes())
         .merge(skills::routes())
         .merge(billing::routes())

@@ -6,6 +6,7 @@
 
 mod bots;
 mod caps;
+mod egress;
 mod kit;
 mod operators;
 mod pages;

@@ -9,6 +9,10 @@ const TOO_LONG: usize = 10_000;
 /// One byte more than the API takes.
 const TOO_LARGE: usize = 1024 * 1024 + 1;
 
+/// A domain that an assistant is allowed to reach once that was asked for, and one that it was refused.
+const ALLOWED: &str = "allowed.example";
+pub(crate) const REFUSED: &str = "refused.example";
+
 /// An operation with everything that the description says of its request.
 pub(crate) struct Described {
     pub(crate) method: String,
@@ -122,6 +126,7 @@ impl Described {
                 ("id", Some("admin")) => there.somebody.clone(),
                 ("cid", _) => there.conversation.clone(),
                 ("sid", _) => "weather".to_owned(),
+                ("domain", _) => ALLOWED.to_owned(),
                 other => panic!("{}: say here what a good {other:?} is", self.path),
             };
         let parts = self.path.split(['{', '}']).enumerate();
@@ -148,6 +153,7 @@ impl Described {
                 ("id", Some("bots" | "chat")) => "bot_not_found",
                 ("cid", _) => "conversation_not_found",
                 ("sid", _) => "unknown_skill",
+                ("domain", _) => "domain_not_found",
                 ("id", Some("keys")) => "key_not_found",
                 ("id", Some("admin")) => "user_not_found",
                 ("id", _) if self.path.starts_with("/checkout/") => "checkout_not_found",
@@ -361,6 +367,8 @@ fn good_body(path: &str, schema: &Value, there: &There) -> Value {
         ("timezone", _) => json!("Europe/Berlin"),
         ("daily_summary_at", _) => json!("07:30"),
         ("cap_usd", _) => json!("12.50"),
+        ("domain", _) if path.ends_with("/dismiss") => json!(REFUSED),
+        ("domain", _) => json!(ALLOWED),
         ("bot_name" | "name" | "title" | "token" | "invite" | "skill_id", _) => json!("Pip"),
         (_, "string") if field["enum"].is_array() => field["enum"][0].clone(),
         (_, "object") if field["properties"].is_null() => json!({}),

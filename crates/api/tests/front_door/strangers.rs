@@ -81,6 +81,9 @@ async fn fingerprint(door: &Door, person: &Person) -> String {
     all.unwrap()
 }
 
+/// A domain that the first person's assistant may reach.
+const ALLOWED: &str = "site.example";
+
 struct Mine {
     bot: String,
     conversation: String,
@@ -94,6 +97,8 @@ async fn mine(door: &Door, ann: &Person) -> Mine {
     let path = format!("/api/bots/{bot}/conversations");
     let conversation = door.post(&path, &ann.token, json!({ "title": "Trains" })).await;
     assert_eq!(conversation.status, StatusCode::CREATED, "{}", conversation.text);
+    let allow = format!("/api/bots/{bot}/egress/allow");
+    assert!(door.post(&allow, &ann.token, json!({ "domain": ALLOWED })).await.status.is_success());
     let link = door.post("/api/billing/checkout", &ann.token, json!({ "bot_id": bot })).await.json();
     let keys = door.get("/api/keys", &ann.token).await.json();
     assert!(keys["items"].as_array().unwrap().is_empty());
@@ -117,7 +122,7 @@ impl Mine {
         let with_key = path.starts_with("/api/keys/");
         let own = if with_bot { &self.bot } else { &self.key };
         let address = address.replace("{id}", if with_bot || with_key { own } else { &ann.id });
-        address.replace("{cid}", &self.conversation).replace("{sid}", "weather")
+        address.replace("{cid}", &self.conversation).replace("{sid}", "weather").replace("{domain}", ALLOWED)
     }
 }
 

@@ -8,12 +8,12 @@ use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use crate::kit::{Answer, Door, PASSWORD, Person, door};
-use crate::spoil::{Ask, Spoiled, There, described};
+use crate::spoil::{Ask, REFUSED, Spoiled, There, described};
 use crate::strangers::{Operation, operations};
 
 /// The person's own ids where ids are asked for.
 fn address(operation: &Operation, bot: &str) -> String {
-    let path = operation.path.replace("{cid}", "main").replace("{sid}", "weather");
+    let path = operation.path.replace("{cid}", "main").replace("{sid}", "weather").replace("{domain}", "example.org");
     let with_bot = path.starts_with("/api/bots/") || path.starts_with("/api/chat/");
     path.replace("{id}", if with_bot { bot } else { "00000000-0000-4000-8000-000000000000" })
 }
@@ -97,6 +97,13 @@ async fn furnished() -> (Door, Person, There) {
     let (key, _) =
         tx.create_ghost_key(ann.id.parse().unwrap(), None, "laptop", None, chrono::Utc::now()).await.unwrap();
     tx.commit().await.unwrap();
+    door.database
+        .execute(&format!(
+            "insert into molt.egress_refusals (bot_id, user_id, domain, port, reason, count, first_at, last_at)
+             values ('{bot}', '{}', '{REFUSED}', 443, 'not_listed', 1, now(), now())",
+            ann.id
+        ))
+        .await;
     let there = There {
         key: key.to_string(),
         email: ann.email.clone(),

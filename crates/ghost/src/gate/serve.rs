@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Ghost;
 use crate::call::{self, Caller};
+use crate::egress;
 use crate::serve::{ACCEPT_PAUSE, BUFFER_BYTES_MAX, HEAD_TIME_MAX, Patient};
 
 /// Connections of one bot. A turn holds a few, and its tools some; the next one waits in the socket's queue.
@@ -77,15 +78,7 @@ async fn connection(
 /// A request that names another machine wants out; any other one is for the proxy itself.
 async fn answer(ghost: &Ghost, bot: &BotId, request: Request<Incoming>) -> Response<Body> {
     if request.method() == Method::CONNECT || request.uri().authority().is_some() {
-        return no_way_out();
+        return egress::handle(&ghost.0, bot, request).await;
     }
     call::handle(&ghost.0, Caller::Bot(bot), request).await.map(Body::new)
-}
-
-fn no_way_out() -> Response<Body> {
-    let text = "This assistant has no way out of its cell but to its models.\n";
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
 }

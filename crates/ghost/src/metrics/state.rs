@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::CALLS_AT_ONCE_MAX;
 use crate::admission::tally::LeaseTally;
+use crate::egress;
 use crate::journal::Journal;
 use crate::trace::Counts;
 use crate::upstream::{Health, Upstreams};
@@ -24,6 +25,7 @@ pub(crate) struct State {
     pub(crate) journal: Arc<Journal>,
     pub(crate) leases: Arc<LeaseTally>,
     pub(crate) calls: Arc<Semaphore>,
+    pub(crate) egress: Arc<egress::Counts>,
     /// None: nobody wants traces.
     pub(crate) spans: Option<Arc<Counts>>,
 }
@@ -60,6 +62,7 @@ impl Collector for State {
         page.each(Counter, "lease_exchanges", "Exchanges with the database about leased money", &exchanges)?;
         page.one(Counter, "leased_nanos", "Money leased of callers' caps, in nano-dollars", leases.granted)?;
         page.one(Counter, "returned_nanos", "Leased money given back unspent, in nano-dollars", leases.returned)?;
+        self.ways_out(&mut page)?;
         let Some(spans) = &self.spans else { return Ok(()) };
         let outcomes = [("ended", &spans.ended), ("sent", &spans.sent), ("failed", &spans.failed)];
         let outcomes = outcomes.map(|(outcome, count)| ([("outcome", outcome)], count.load(Ordering::Relaxed)));
@@ -73,6 +76,15 @@ impl Collector for State {
 }
 
 impl State {
+    fn ways_out(&self, page: &mut Page<'_>) -> fmt::Result {
+        let egress = self.egress.now();
+        let help = "Requests of cells for a way out into the world, by what became of them";
+        page.each(Counter, "egress_requests", help, &egress.ends)?;
+        let bytes = [([("direction", "sent")], egress.sent), ([("direction", "received")], egress.received)];
+        page.each(Counter, "egress_bytes", "Bytes on those ways, seen from the cells", &bytes)?;
+        page.one(Gauge, "egress_open", "Ways out that are open", egress.open)
+    }
+
     fn providers(&self, page: &mut Page<'_>) -> fmt::Result {
         let all = self.upstreams.health();
         let each = |value: &dyn Fn(&Health) -> u64| -> Vec<_> {

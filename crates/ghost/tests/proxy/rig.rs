@@ -130,6 +130,7 @@ pub(crate) fn config(upstream: &str, folder: PathBuf) -> Config {
         monthly_cap_nanos: Nanos::dollars(50),
         limits: Limits { bot: Rates::NONE, user: Rates::NONE },
         watch: false,
+        egress: molt_ghost::EgressConfig::default(),
         otlp_endpoint: None,
         practice_pace: Duration::ZERO,
     }

@@ -3,6 +3,7 @@
 
 mod chat;
 mod crash;
+mod egress;
 mod hostile;
 mod isolation;
 mod journey;

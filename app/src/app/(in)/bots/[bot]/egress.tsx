@@ -1,0 +1,3 @@
+import { EgressPage } from '@/screens/egress';
+
+export default EgressPage;
