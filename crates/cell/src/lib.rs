@@ -17,6 +17,7 @@ pub mod lock;
 pub mod process;
 pub mod recover;
 pub mod runtime;
+pub mod settings;
 pub mod supervisor;
 pub mod tools;
 pub mod traces;

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod docker;
+mod engine;
 mod process;
 mod stories;
 mod suite;
@@ -29,12 +31,14 @@ macro_rules! conformance {
 }
 
 conformance!(on_processes, crate::process::Processes);
+conformance!(on_docker, crate::docker::Containers);
 
 /// What a host can't show is on the page that operators read, in the same words.
 #[test]
 fn the_page_says_what_can_not_be_shown() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/hosts.md")).unwrap();
     let missing = suite::unsaid::<process::Processes>(&page);
+    let missing = [missing, suite::unsaid::<docker::Containers>(&page)].concat();
     assert!(missing.is_empty(), "docs/hosts.md lacks: {missing:#?}");
     assert!(!suite::unsaid::<process::Processes>("an empty page").is_empty(), "the rule can fail");
 }

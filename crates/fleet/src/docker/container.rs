@@ -1,0 +1,154 @@
+//! What a cell is as a container: sealed off, limited, named after its bot, and told everything by its standard input.
+//! Never: a secret or a person's words in what `docker inspect` shows.
+
+use molt_bot::leftovers;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{DockerConfig, seccomp};
+use crate::docker::place::Place;
+use crate::host::CellSpec;
+
+/// The user of every cell. Nobody has it, here or outside; what keeps cells apart are their containers.
+pub(super) const USER: u32 = 65532;
+/// Whose container or volume it is.
+const INSTALLATION_LABEL: &str = "molt.installation";
+const BOT_LABEL: &str = "molt.bot";
+/// Where things are inside.
+const STATE: &str = "/state";
+const WAY_IN: &str = "/run/molt/in";
+const WAY_OUT: &str = "/run/molt/out";
+const PROGRAM: &str = "/molt/molt-cell";
+/// More would only wait in memory; a bot's files belong into its state.
+const TEMPORARY: &str = "rw,exec,nosuid,nodev,size=256m,mode=1777";
+/// Open files and connections; OpenClaw needs a few hundred.
+const FILES_MAX: u32 = 8192;
+/// What the cell prints is for an operator's eyes; the engine keeps two files of it.
+const LOG_SIZE: &str = "4m";
+/// The cell ends its runtime and itself within this; then the engine kills all of it.
+pub(super) const GRACE_SECONDS: u64 = 8;
+
+/// A container or a volume, as far as it matters here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Found {
+    /// A volume's labels.
+    #[serde(default)]
+    pub(super) labels: Option<Map<String, Value>>,
+    #[serde(default)]
+    config: Option<Config>,
+    #[serde(default)]
+    state: Option<State>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Config {
+    #[serde(default)]
+    labels: Option<Map<String, Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    /// "created", "running", "paused", "restarting", "removing", "exited" or "dead".
+    status: String,
+}
+
+impl Found {
+    /// Whether a process of it is there. One that is paused lives.
+    pub(super) fn lives(&self) -> bool {
+        let status = self.state.as_ref().map(|state| state.status.as_str());
+        matches!(status, Some("running" | "paused" | "restarting"))
+    }
+
+    pub(super) fn is_of(&self, installation: &str) -> bool {
+        let labels = self.config.as_ref().and_then(|config| config.labels.as_ref()).or(self.labels.as_ref());
+        labels.and_then(|labels| labels.get(INSTALLATION_LABEL)?.as_str()) == Some(installation)
+    }
+
+    pub(super) fn bot(&self) -> Option<&str> {
+        self.labels.as_ref()?.get(BOT_LABEL)?.as_str()
+    }
+}
+
+pub(super) fn labels(config: &DockerConfig, bot: &str) -> Value {
+    json!({ INSTALLATION_LABEL: config.installation.to_string(), BOT_LABEL: bot })
+}
+
+/// What the engine's lists are asked for.
+pub(super) fn filter(config: &DockerConfig) -> String {
+    let label = format!("{INSTALLATION_LABEL}={}", config.installation);
+    super::engine::escape(&json!({ "label": [label] }).to_string())
+}
+
+/// What the engine is to make. The engine doesn't start it again by itself: whoever does has to bring the settings, and it
+/// is the fleet that counts failures.
+pub(super) fn body(config: &DockerConfig, bot: &str, place: &Place) -> Value {
+    let bind = |from: &std::path::Path, to: &str, writable: bool| {
+        json!({ "Type": "bind", "Source": from, "Target": to, "ReadOnly": !writable,
+                "BindOptions": { "Propagation": "rprivate" } })
+    };
+    json!({
+        "Image": config.image,
+        "Hostname": "cell",
+        "User": format!("{USER}:{USER}"),
+        "Entrypoint": [PROGRAM],
+        "Cmd": [],
+        "WorkingDir": STATE,
+        "Env": ["HOME=/state", "LANG=C.UTF-8", "MOLT_SETTINGS=stdin",
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "Labels": labels(config, bot),
+        "OpenStdin": true,
+        "StdinOnce": true,
+        "AttachStdin": true,
+        "AttachStdout": false,
+        "AttachStderr": false,
+        "NetworkDisabled": true,
+        "StopSignal": "SIGTERM",
+        "StopTimeout": GRACE_SECONDS,
+        "HostConfig": {
+            "Init": true,
+            "NetworkMode": "none",
+            "IpcMode": "private",
+            "ReadonlyRootfs": true,
+            "Privileged": false,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges:true", format!("seccomp={}", seccomp::profile())],
+            "Tmpfs": { "/tmp": TEMPORARY },
+            "Memory": config.memory_bytes,
+            "MemorySwap": config.memory_bytes,
+            "NanoCpus": config.nano_cpus,
+            "PidsLimit": config.processes,
+            "Ulimits": [{ "Name": "nofile", "Soft": FILES_MAX, "Hard": FILES_MAX },
+                        { "Name": "core", "Soft": 0, "Hard": 0 }],
+            "RestartPolicy": { "Name": "no" },
+            "LogConfig": { "Type": "json-file", "Config": { "max-size": LOG_SIZE, "max-file": "2" } },
+            "Mounts": [
+                { "Type": "volume", "Source": bot, "Target": STATE },
+                bind(&place.way_in(), WAY_IN, true),
+                bind(&place.way_out(), WAY_OUT, false),
+            ],
+        },
+    })
+}
+
+/// What the cell reads from its standard input: one line.
+pub(super) fn settings(spec: &CellSpec) -> SecretString {
+    let state = std::path::Path::new(STATE);
+    let line = json!({
+        "MOLT_BOT_ID": spec.bot.as_str(),
+        "MOLT_STATE_DIR": STATE,
+        "MOLT_LISTEN": format!("unix:{WAY_IN}/cell.sock"),
+        "MOLT_GATEWAY_TOKEN": spec.gateway_token.expose_secret(),
+        // The way out is the bot's own: no key opens anything there, and none is needed.
+        "MOLT_GHOST_KEY": "none",
+        "MOLT_PROXY_URL": format!("unix:{WAY_OUT}/proxy.sock"),
+        "MOLT_CONFIG_REVISION": spec.revision.to_string(),
+        "CLAWDBOT_CONFIG": spec.config.to_string(),
+        "MOLT_RUNTIME_COMMAND": json!(spec.runtime_command).to_string(),
+        leftovers::MARK_VARIABLE: leftovers::mark(spec.bot.as_str(), state),
+    });
+    format!("{line}\n").into()
+}
