@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Body;
-use molt_model::{Catalog, RequestId, Target};
+use molt_model::{BotId, Catalog, RequestId, Target};
 use serde_json::json;
 
 use crate::Inner;
@@ -31,8 +31,26 @@ const BUSY_RETRY_SECONDS: u64 = 2;
 /// Our keys have 68 bytes; anything much longer isn't looked at.
 const KEY_BYTES_MAX: usize = 256;
 
+/// Who calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Caller<'a> {
+    /// Whoever the key in the request's head belongs to.
+    KeyHolder,
+    /// The bot whose gate it came through; a key in the head says nothing then.
+    Bot(&'a BotId),
+}
+
+impl Caller<'_> {
+    async fn entry(self, inner: &Inner, headers: &HeaderMap) -> Result<Arc<KeyEntry>, Refusal> {
+        match self {
+            Self::KeyHolder => inner.admission.entry(presented_key(headers)?).await,
+            Self::Bot(bot) => inner.admission.entry_of_bot(bot).await,
+        }
+    }
+}
+
 /// Answers any request that isn't a page's: the paths below `/v1`, and `/healthz` for whoever watches the process.
-pub(crate) async fn handle<B>(inner: &Arc<Inner>, request: Request<B>) -> Response<AnswerBody>
+pub(crate) async fn handle<B>(inner: &Arc<Inner>, caller: Caller<'_>, request: Request<B>) -> Response<AnswerBody>
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
@@ -42,8 +60,8 @@ where
     let below = path.strip_prefix("/v1").unwrap_or_default();
     let surface = Surface::ALL.into_iter().find(|surface| surface.path() == below);
     let answered = match (surface, &head.method) {
-        (Some(surface), &Method::POST) => answer(inner, surface, &head.headers, body, started).await,
-        (None, &Method::GET) if below == "/models" => models(inner, &head.headers).await,
+        (Some(surface), &Method::POST) => answer(inner, caller, surface, &head.headers, body, started).await,
+        (None, &Method::GET) if below == "/models" => models(inner, caller, &head.headers).await,
         (None, &Method::GET) if path == "/healthz" => Ok(plain("ok\n")),
         (None, _) if below != "/models" => Err(not_here()),
         _ => Err(wrong_method(surface)),
@@ -82,8 +100,8 @@ pub(crate) fn presented_key(headers: &HeaderMap) -> Result<&[u8], Refusal> {
 }
 
 /// The catalogue, in OpenAI's list shape, with the fields that Anthropic's clients look for beside them.
-async fn models(inner: &Arc<Inner>, headers: &HeaderMap) -> Result<Response<AnswerBody>, Refusal> {
-    inner.admission.entry(presented_key(headers)?).await?;
+async fn models(inner: &Arc<Inner>, caller: Caller<'_>, headers: &HeaderMap) -> Result<Response<AnswerBody>, Refusal> {
+    caller.entry(inner, headers).await?;
     let catalog = inner.catalog.current();
     let entry = |model: &molt_model::ModelFacts| {
         let owner = model.id.split_once('/').map_or("", |(provider, _)| provider);
@@ -108,6 +126,7 @@ fn as_json(bytes: Bytes) -> Response<AnswerBody> {
 
 async fn answer<B>(
     inner: &Arc<Inner>,
+    caller: Caller<'_>,
     surface: Surface,
     headers: &HeaderMap,
     body: B,
@@ -116,9 +135,8 @@ async fn answer<B>(
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
-    let key = presented_key(headers)?;
     inner.is_open()?;
-    let entry = inner.admission.entry(key).await?;
+    let entry = caller.entry(inner, headers).await?;
     let body = read(&inner.buffers, headers, body).await?;
     let asked = request::read(surface, &body.bytes)?;
     let catalog = inner.catalog.current();

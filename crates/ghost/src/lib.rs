@@ -11,6 +11,7 @@ mod call;
 mod config;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod gate;
 mod journal;
 mod metrics;
 mod outlive;
@@ -49,6 +50,7 @@ use answer::Refusal;
 use body::Buffers;
 use book::Book;
 use books::Books;
+use call::Caller;
 use journal::Journal;
 use metrics::Metrics;
 use routes::Routes;
@@ -58,6 +60,7 @@ use watch::Watch;
 
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
+pub use gate::{Gates, GatesHeld};
 pub use serve::{Listeners, Server};
 pub use upstream::MasterKey;
 pub use watch::{Looked, Rounds};
@@ -206,7 +209,7 @@ fn restarting() -> Refusal {
 /// The proxy's routes below `/v1`, for a listener that serves other things as well. `Server` is faster.
 pub fn router(ghost: Ghost) -> Router {
     let handle = |State(ghost): State<Ghost>, request: Request| async move {
-        Response::from(call::handle(&ghost.0, request).await.map(Body::new))
+        Response::from(call::handle(&ghost.0, Caller::KeyHolder, request).await.map(Body::new))
     };
     Router::new().route("/v1", any(handle)).route("/v1/{*rest}", any(handle)).with_state(ghost)
 }

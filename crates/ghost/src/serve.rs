@@ -25,20 +25,21 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Ghost, call};
+use crate::Ghost;
+use crate::call::{self, Caller};
 
 /// A fresh connection, or one between two requests, gets so long for the next head. Callers that poll keep theirs.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
+pub(crate) const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 /// What hyper may buffer of one connection. A head is a few kilobytes, or it is no head.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Connections in one process. Idle ones cost some kilobytes each.
 const CONNECTIONS_MAX: usize = 16 * 1024;
 /// A caller that takes nothing of its answer for so long counts as gone.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(120);
 /// The listener's queue of connections that nobody has taken yet.
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 /// When no file handle is left for a connection; a moment later there may be one.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How long open answers get at a stop. What is cut then is settled as an estimate.
 const GRACE: Duration = Duration::from_secs(8);
 
@@ -161,7 +162,7 @@ async fn connection(ghost: Ghost, stream: TcpStream, stop: CancellationToken, _p
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: Request<Incoming>| {
         let ghost = ghost.clone();
-        async move { Ok::<_, Infallible>(call::handle(&ghost.0, request).await) }
+        async move { Ok::<_, Infallible>(call::handle(&ghost.0, Caller::KeyHolder, request).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -178,13 +179,13 @@ async fn connection(ghost: Ghost, stream: TcpStream, stop: CancellationToken, _p
 }
 
 /// A stream whose reader may be slow, but not for ever: a write that makes no progress for `WRITE_STALL_MAX` fails.
-struct Patient<S> {
+pub(crate) struct Patient<S> {
     stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self { stream, stalled: None }
     }
 

@@ -99,7 +99,31 @@ struct AdmissionRow {
     key_cap: Option<i64>,
 }
 
-const ADMISSION: &str = concat!(
+impl From<AdmissionRow> for Admission {
+    fn from(row: AdmissionRow) -> Self {
+        Self {
+            key: KeyId(row.key_id),
+            user: UserId(row.user_id),
+            book_key: row.book_key,
+            bot: row.bot_id.and_then(|id| id.parse().ok()),
+            revoked: row.revoked,
+            paused: row.paused,
+            slowed: row.slowed,
+            resumed_at: row.resumed_at,
+            plan_in_force: row.plan_in_force,
+            period_start: row.period_start,
+            period_end: row.period_end,
+            user_cap: row.user_cap.map(Nanos),
+            bot_cap: row.bot_cap.map(Nanos),
+            key_cap: row.key_cap.map(Nanos),
+        }
+    }
+}
+
+/// The question about one key, up to what says which.
+macro_rules! admission_sql {
+    ($which:literal) => {
+        concat!(
     "select k.id as key_id, k.user_id, u.book_key, k.bot_id,
             k.revoked_at is not null or u.erase_requested_at is not null or coalesce(t.intent = 'deleted', false) as revoked,
             case when k.paused_at is not null then coalesce(k.paused_reason, '')
@@ -114,9 +138,16 @@ const ADMISSION: &str = concat!(
      left join molt.billing b on b.user_id = k.user_id
      cross join lateral (",
     period_sql!("$2"),
-    ") p
-     where k.key_hash = $1"
-);
+    ") p ",
+    $which
+        )
+    };
+}
+
+const ADMISSION: &str = admission_sql!("where k.key_hash = $1");
+/// The key in force of a bot: each start makes a new one and revokes those before it.
+const ADMISSION_OF_BOT: &str =
+    admission_sql!("where k.bot_id = $1 and k.revoked_at is null order by k.created_at desc, k.id limit 1");
 
 /// The form in which a key rests in the database.
 #[must_use]
@@ -212,22 +243,14 @@ impl SystemTx {
     pub async fn admission(&mut self, hash: &[u8; 32], now: Time) -> Result<Option<Admission>> {
         let row: Option<AdmissionRow> =
             sqlx::query_as(ADMISSION).bind(hash.as_slice()).bind(now).fetch_optional(&mut *self.tx).await?;
-        Ok(row.map(|row| Admission {
-            key: KeyId(row.key_id),
-            user: UserId(row.user_id),
-            book_key: row.book_key,
-            bot: row.bot_id.and_then(|id| id.parse().ok()),
-            revoked: row.revoked,
-            paused: row.paused,
-            slowed: row.slowed,
-            resumed_at: row.resumed_at,
-            plan_in_force: row.plan_in_force,
-            period_start: row.period_start,
-            period_end: row.period_end,
-            user_cap: row.user_cap.map(Nanos),
-            bot_cap: row.bot_cap.map(Nanos),
-            key_cap: row.key_cap.map(Nanos),
-        }))
+        Ok(row.map(Admission::from))
+    }
+
+    /// The same for the key in force of a bot that is known without it. `None`: it has none, or there is no such bot.
+    pub async fn admission_of_bot(&mut self, bot: &BotId, now: Time) -> Result<Option<Admission>> {
+        let row: Option<AdmissionRow> =
+            sqlx::query_as(ADMISSION_OF_BOT).bind(bot.as_str()).bind(now).fetch_optional(&mut *self.tx).await?;
+        Ok(row.map(Admission::from))
     }
 
     /// Makes a key for a program of this person's, or for one of their bots. The key is returned here and never again.

@@ -31,7 +31,7 @@ use account::{Account, Bank};
 use limits::{Limits, Meter, Place};
 use notice::{Capped, Notice, Reason};
 use purse::{Purse, Reservation, free_of_all, take_all};
-use table::{Hash, Loaded, Loading, Table, TooManyStrangers};
+use table::{Known, Loaded, Loading, Table, TooManyStrangers};
 use tally::LeaseTally;
 
 /// Keys are looked up so many at a time; the rest of the connections are for the books.
@@ -88,7 +88,7 @@ pub(crate) struct KeyEntry {
     /// The person's, the bot's if there is one, the key's.
     pub(crate) purses: Vec<Arc<Purse>>,
     pub(crate) account: Arc<Account>,
-    hash: Hash,
+    known_as: Known,
     meter: Arc<Meter>,
     pub(crate) next_look: NextLook,
     /// A change was announced since it was read.
@@ -177,20 +177,29 @@ impl Admission {
         Arc::clone(&self.0.bank.leases)
     }
 
-    /// What the key opens. In the steady state no more than a look into a table.
+    /// What the key opens.
     pub(crate) async fn entry(&self, key: &[u8]) -> Result<Arc<KeyEntry>, Refusal> {
         if !ghost::looks_like_a_key(key) {
             return Err(unknown_key());
         }
-        let hash: Hash = Sha256::digest(key).into();
-        let known = self.0.table.get(&hash);
+        self.entry_of(Known::Key(Sha256::digest(key).into())).await
+    }
+
+    /// What the key in force of the bot behind a gate opens.
+    pub(crate) async fn entry_of_bot(&self, bot: &BotId) -> Result<Arc<KeyEntry>, Refusal> {
+        self.entry_of(Known::Bot(bot.clone())).await
+    }
+
+    /// In the steady state no more than a look into a table.
+    async fn entry_of(&self, caller: Known) -> Result<Arc<KeyEntry>, Refusal> {
+        let known = self.0.table.get(&caller);
         if let Some(entry) = &known {
             entry.used.store(self.0.bank.tick.load(Ordering::Relaxed), Ordering::Relaxed);
             if entry.is_current(self.0.clock.now()) {
                 return Ok(Arc::clone(entry));
             }
         }
-        self.look_up(hash, known).await
+        self.look_up(caller, known).await
     }
 
     /// A place among the calls under way, or when to come back. `tokens`: what the call will likely use.
@@ -221,7 +230,7 @@ impl Admission {
             return reserve_short(entry, worst, least).await;
         }
         let known = Some(Arc::clone(entry));
-        let entry = &self.look_up(entry.hash, known).await.map_err(Declined::Refusal)?;
+        let entry = &self.look_up(entry.known_as.clone(), known).await.map_err(Declined::Refusal)?;
         match self.reserve_at_once(entry, worst)? {
             Some(reservation) => Ok(reservation),
             None => reserve_short(entry, worst, least).await,
@@ -255,10 +264,10 @@ impl Admission {
         }
     }
 
-    async fn look_up(&self, hash: Hash, known: Option<Arc<KeyEntry>>) -> Result<Arc<KeyEntry>, Refusal> {
-        let Some(known) = known else { return self.first_look_up(hash).await };
+    async fn look_up(&self, caller: Known, known: Option<Arc<KeyEntry>>) -> Result<Arc<KeyEntry>, Refusal> {
+        let Some(known) = known else { return self.first_look_up(caller).await };
         let was_away = self.0.table.away.load(Ordering::Acquire);
-        let loading = self.0.load(hash, false);
+        let loading = self.0.load(caller, false);
         if was_away {
             return Ok(known);
         }
@@ -269,15 +278,15 @@ impl Admission {
         }
     }
 
-    async fn first_look_up(&self, hash: Hash) -> Result<Arc<KeyEntry>, Refusal> {
-        match self.0.table.may_look_up(&hash, Instant::now()) {
+    async fn first_look_up(&self, caller: Known) -> Result<Arc<KeyEntry>, Refusal> {
+        match self.0.table.may_look_up(&caller, Instant::now()) {
             Ok(true) => {}
             Ok(false) => return Err(unknown_key()),
             Err(TooManyStrangers) => {
                 return Err(Refusal::later("busy", "Busy; please try again in a moment.", STRANGERS_RETRY_SECONDS));
             }
         }
-        match outcome(self.0.load(hash, true), FIRST_LOAD_MAX).await {
+        match outcome(self.0.load(caller, true), FIRST_LOAD_MAX).await {
             Loaded::Entry(entry) => Ok(entry),
             Loaded::Unknown => Err(unknown_key()),
             Loaded::Away => Err(not_available()),
@@ -327,40 +336,43 @@ async fn reserve_short(entry: &Arc<KeyEntry>, worst: i64, least: i64) -> Result<
 
 impl Inner {
     /// Looks a key up, on a task of its own: a caller that hangs up takes nobody's answer along.
-    fn load(self: &Arc<Self>, hash: Hash, is_first: bool) -> Loading {
-        self.table.join(hash, |sender| {
+    fn load(self: &Arc<Self>, caller: Known, is_first: bool) -> Loading {
+        self.table.join(caller.clone(), |sender| {
             let inner = Arc::clone(self);
-            self.bank.runtime.spawn(async move { inner.load_now(hash, is_first, sender).await });
+            self.bank.runtime.spawn(async move { inner.load_now(caller, is_first, sender).await });
         })
     }
 
-    async fn load_now(self: Arc<Self>, hash: Hash, is_first: bool, sender: watch::Sender<Option<Loaded>>) {
+    async fn load_now(self: Arc<Self>, caller: Known, is_first: bool, sender: watch::Sender<Option<Loaded>>) {
         let permit = self.loads.acquire().await;
         let changes = self.table.changes();
-        let loaded = self.read(&hash).await.unwrap_or_else(|error| {
+        let loaded = self.read(&caller).await.unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "a key can't be looked up just now");
             Loaded::Away
         });
         drop(permit);
-        self.table.put(hash, &loaded, changes);
+        self.table.put(caller.clone(), &loaded, changes);
         if is_first {
-            self.table.looked_up(hash, &loaded, Instant::now());
+            self.table.looked_up(caller.clone(), &loaded, Instant::now());
         }
-        self.table.ended(&hash);
+        self.table.ended(&caller);
         sender.send_replace(Some(loaded));
     }
 
-    async fn read(&self, hash: &Hash) -> Result<Loaded, molt_store::StoreError> {
+    async fn read(&self, caller: &Known) -> Result<Loaded, molt_store::StoreError> {
         let mut tx = self.store.system().await?;
-        let row = tx.admission(hash, self.clock.now()).await?;
+        let row = match caller {
+            Known::Key(hash) => tx.admission(hash, self.clock.now()).await?,
+            Known::Bot(bot) => tx.admission_of_bot(bot, self.clock.now()).await?,
+        };
         tx.commit().await?;
         Ok(match row {
-            Some(row) if !row.revoked => Loaded::Entry(Arc::new(self.entry(*hash, row))),
+            Some(row) if !row.revoked => Loaded::Entry(Arc::new(self.entry(caller.clone(), row))),
             _ => Loaded::Unknown,
         })
     }
 
-    fn entry(&self, hash: Hash, row: ghost::Admission) -> KeyEntry {
+    fn entry(&self, known_as: Known, row: ghost::Admission) -> KeyEntry {
         let account = self.account(row.user);
         let tick = self.bank.tick.load(Ordering::Relaxed);
         let user_cap = row.user_cap.map_or(self.installation_cap, |cap| cap.min(self.installation_cap));
@@ -374,7 +386,7 @@ impl Inner {
         }
         purses.push(purse(ScopeKind::Key, row.key.to_string(), row.key_cap));
         KeyEntry {
-            hash,
+            known_as,
             meter: account.meter_of(row.bot.as_ref(), row.key),
             key: row.key,
             user: row.user,
@@ -425,8 +437,8 @@ impl Inner {
 
     fn tick(self: &Arc<Self>) {
         let tick = self.bank.tick.fetch_add(1, Ordering::AcqRel) + 1;
-        for hash in self.table.sweep(tick) {
-            self.load(hash, false);
+        for caller in self.table.sweep(tick) {
+            self.load(caller, false);
         }
         let accounts: Vec<_> = self.accounts().values().cloned().collect();
         let empty: Vec<UserId> =

@@ -1,4 +1,4 @@
-//! The keys in memory, by their hash: read by every call, loaded once by the first.
+//! The keys in memory, by their hash or by their bot: read by every call, loaded once by the first.
 //! Never: a key in clear, an entry that was read before a change and counts as read after it, or a table that strangers fill.
 
 use std::collections::HashMap;
@@ -6,14 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use molt_model::{Time, UserId};
+use molt_model::{BotId, Time, UserId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::KeyEntry;
 
-/// The form in which a key rests.
-pub(crate) type Hash = [u8; 32];
+/// How a caller is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Known {
+    /// By a key; the form in which it rests.
+    Key([u8; 32]),
+    /// By the gate that it came through: the key in force of the bot behind it counts.
+    Bot(BotId),
+}
 
 /// An unknown key isn't looked up again for so long.
 const STRANGER_REST: Duration = Duration::from_secs(1);
@@ -38,8 +44,8 @@ pub(crate) type Loading = watch::Receiver<Option<Loaded>>;
 
 #[derive(Default)]
 pub(crate) struct Table {
-    entries: RwLock<HashMap<Hash, Arc<KeyEntry>>>,
-    loading: Mutex<HashMap<Hash, Loading>>,
+    entries: RwLock<HashMap<Known, Arc<KeyEntry>>>,
+    loading: Mutex<HashMap<Known, Loading>>,
     strangers: Mutex<Strangers>,
     /// Counts changes. What was begun to be read before one may be older than it.
     changes: AtomicU64,
@@ -49,14 +55,14 @@ pub(crate) struct Table {
 
 #[derive(Default)]
 struct Strangers {
-    recent: HashMap<Hash, Instant>,
+    recent: HashMap<Known, Instant>,
     since: Option<Instant>,
     count: u32,
 }
 
 impl Table {
-    pub(crate) fn get(&self, hash: &Hash) -> Option<Arc<KeyEntry>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
+    pub(crate) fn get(&self, known: &Known) -> Option<Arc<KeyEntry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(known).cloned()
     }
 
     /// What is known of this person's keys is old; of everybody's without one.
@@ -74,17 +80,17 @@ impl Table {
     }
 
     /// Puts in what was read, or takes out what is no more. `changes`: as they were before it was read.
-    pub(crate) fn put(&self, hash: Hash, loaded: &Loaded, changes: u64) {
+    pub(crate) fn put(&self, known: Known, loaded: &Loaded, changes: u64) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         match loaded {
             Loaded::Entry(entry) => {
                 if self.changes() != changes {
                     entry.stale.store(true, Ordering::Release);
                 }
-                entries.insert(hash, Arc::clone(entry));
+                entries.insert(known, Arc::clone(entry));
             }
             Loaded::Unknown => {
-                entries.remove(&hash);
+                entries.remove(&known);
             }
             Loaded::Away => {}
         }
@@ -93,30 +99,30 @@ impl Table {
     }
 
     /// The look-up that is under way, or the one that `begin` starts.
-    pub(crate) fn join(&self, hash: Hash, begin: impl FnOnce(watch::Sender<Option<Loaded>>)) -> Loading {
+    pub(crate) fn join(&self, known: Known, begin: impl FnOnce(watch::Sender<Option<Loaded>>)) -> Loading {
         let mut loading = self.loading();
-        if let Some(receiver) = loading.get(&hash) {
+        if let Some(receiver) = loading.get(&known) {
             return receiver.clone();
         }
         let (sender, receiver) = watch::channel(None);
-        loading.insert(hash, receiver.clone());
+        loading.insert(known, receiver.clone());
         drop(loading);
         begin(sender);
         receiver
     }
 
-    pub(crate) fn ended(&self, hash: &Hash) {
-        self.loading().remove(hash);
+    pub(crate) fn ended(&self, known: &Known) {
+        self.loading().remove(known);
     }
 
     /// Whether a key that isn't in the table may be looked up now: `Ok(false)` when it was unknown a moment ago.
-    pub(crate) fn may_look_up(&self, hash: &Hash, now: Instant) -> Result<bool, TooManyStrangers> {
+    pub(crate) fn may_look_up(&self, known: &Known, now: Instant) -> Result<bool, TooManyStrangers> {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         if strangers.since.is_none_or(|since| now >= since + STRANGER_REST) {
             (strangers.since, strangers.count) = (Some(now), 0);
             strangers.recent.retain(|_, until| *until > now);
         }
-        if strangers.recent.get(hash).is_some_and(|until| *until > now) {
+        if strangers.recent.get(known).is_some_and(|until| *until > now) {
             return Ok(false);
         }
         if strangers.count >= STRANGERS_PER_SECOND {
@@ -127,30 +133,30 @@ impl Table {
     }
 
     /// What a look-up of a key that wasn't in the table found: known ones don't count.
-    pub(crate) fn looked_up(&self, hash: Hash, loaded: &Loaded, now: Instant) {
+    pub(crate) fn looked_up(&self, known: Known, loaded: &Loaded, now: Instant) {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         match loaded {
             Loaded::Entry(_) => strangers.count = strangers.count.saturating_sub(1),
             // Bounded: each second adds no more than are let through.
             Loaded::Unknown => {
-                strangers.recent.insert(hash, now + STRANGER_REST);
+                strangers.recent.insert(known, now + STRANGER_REST);
             }
             Loaded::Away => {}
         }
     }
 
     /// Drops what nobody uses; the keys that are in use and were read a while ago.
-    pub(crate) fn sweep(&self, tick: u64) -> Vec<Hash> {
+    pub(crate) fn sweep(&self, tick: u64) -> Vec<Known> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let age = |since: &AtomicU64| tick.saturating_sub(since.load(Ordering::Relaxed));
         entries.retain(|_, entry| age(&entry.used) < DROPPED_AFTER_TICKS);
         let old = |entry: &KeyEntry| {
             tick.saturating_sub(entry.read_at) >= REREAD_AFTER_TICKS && age(&entry.used) < REREAD_AFTER_TICKS
         };
-        entries.iter().filter(|(_, entry)| old(entry)).map(|(hash, _)| *hash).collect()
+        entries.iter().filter(|(_, entry)| old(entry)).map(|(known, _)| known.clone()).collect()
     }
 
-    fn loading(&self) -> MutexGuard<'_, HashMap<Hash, Loading>> {
+    fn loading(&self) -> MutexGuard<'_, HashMap<Known, Loading>> {
         self.loading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,0 +1,91 @@
+//! What comes in through one bot's gate: model calls, and requests for the world outside.
+//! Never: a connection, a head or a stalled reader without a bound.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use molt_model::BotId;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::Ghost;
+use crate::call::{self, Caller};
+use crate::serve::{ACCEPT_PAUSE, BUFFER_BYTES_MAX, HEAD_TIME_MAX, Patient};
+
+/// Connections of one bot. A turn holds a few, and its tools some; the next one waits in the socket's queue.
+const CONNECTIONS_MAX: usize = 128;
+/// How long open answers get when the gate closes.
+const GRACE: Duration = Duration::from_secs(8);
+
+pub(super) async fn accept(ghost: Ghost, bot: BotId, listener: UnixListener, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let next = || async {
+        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
+        (place, listener.accept().await)
+    };
+    loop {
+        let (place, accepted) = tokio::select! {
+            next = next() => next,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(ghost.clone(), bot.clone(), stream, stop.clone(), place));
+            }
+            Err(error) => {
+                tracing::warn!(bot.id = %bot, error = &error as &dyn std::error::Error, "a connection can't be taken");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    ghost: Ghost,
+    bot: BotId,
+    stream: UnixStream,
+    stop: CancellationToken,
+    _place: OwnedSemaphorePermit,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (ghost, bot) = (ghost.clone(), bot.clone());
+        async move { Ok::<_, Infallible>(answer(&ghost, &bot, request).await) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(Patient::new(stream)), service)
+        .with_upgrades();
+    tokio::pin!(serving);
+    // A connection that breaks is its caller's own doing, and ordinary.
+    tokio::select! {
+        _ = serving.as_mut() => return,
+        () = stop.cancelled() => serving.as_mut().graceful_shutdown(),
+    }
+    let _ = tokio::time::timeout(GRACE, serving).await;
+}
+
+/// A request that names another machine wants out; any other one is for the proxy itself.
+async fn answer(ghost: &Ghost, bot: &BotId, request: Request<Incoming>) -> Response<Body> {
+    if request.method() == Method::CONNECT || request.uri().authority().is_some() {
+        return no_way_out();
+    }
+    call::handle(&ghost.0, Caller::Bot(bot), request).await.map(Body::new)
+}
+
+fn no_way_out() -> Response<Body> {
+    let text = "This assistant has no way out of its cell but to its models.\n";
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
