@@ -24,6 +24,10 @@ dev: ## the whole product on this machine: http://127.0.0.1:8787 (ARGS=… for o
 build:
 	@cargo build --package molt --package molt-cell --bin molt --bin molt-cell
 
+.PHONY: image
+image: build ## the image of the bots' containers, on this machine's Docker engine (ARGS=… for options)
+	@target/debug/molt image $(ARGS)
+
 .PHONY: app
 app: app/dist/index.html
 

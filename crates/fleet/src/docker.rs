@@ -4,6 +4,7 @@
 
 mod container;
 mod engine;
+mod look;
 mod place;
 mod seccomp;
 
@@ -20,8 +21,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
-use container::Found;
+use container::{Found, Listed};
 use engine::Engine;
+pub use look::{EngineFound, look_at_engine};
 use place::Place;
 
 /// After it was told to, the engine removes a container within this.
@@ -163,7 +165,7 @@ impl DockerHost {
         list: impl Fn(serde_json::Value) -> serde_json::Value,
     ) -> Result<Vec<BotId>, HostError> {
         let answer = self.engine.get(path).await?.expect("list what there is")?;
-        let found: Option<Vec<Found>> = serde_json::from_value(list(answer.read()?)).context("read the list")?;
+        let found: Option<Vec<Listed>> = serde_json::from_value(list(answer.read()?)).context("read the list")?;
         Ok(found.into_iter().flatten().filter_map(|found| found.bot()?.parse().ok()).collect())
     }
 }

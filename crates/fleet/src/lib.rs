@@ -15,7 +15,7 @@ mod runtime;
 mod start;
 mod words;
 
-pub use docker::{DockerConfig, DockerHost};
+pub use docker::{DockerConfig, DockerHost, EngineFound, look_at_engine};
 pub use error::FleetError;
 pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
 pub use plan::{ATTEMPTS_MAX, CellFact, Facts, RuntimeFact, Stage, Step, Why, plan};

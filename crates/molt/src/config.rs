@@ -22,12 +22,19 @@ use url::Url;
 pub use keys::{KeySource, MasterKey};
 pub use models::{Offer, Provider, ProviderKind};
 
+use crate::hosts::HostKind;
 use crate::prices::list::PriceList;
 
 /// The reference: every setting, its default and a sentence.
 const DEFAULTS: &str = include_str!("../../../molt.default.toml");
 /// Looked for in the folder where the program starts.
 const FILE: &str = "molt.toml";
+const MIB: u64 = 1024 * 1024;
+/// Enough for the smallest runtime that somebody may write; OpenClaw wants far more.
+const MEMORY_MIB_MIN: u64 = 64;
+const PROCESSES_MIN: u32 = 32;
+const CPUS_MIN: f64 = 0.1;
+const CPUS_MAX: f64 = 1024.0;
 
 /// What the command line says, over everything else.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +42,7 @@ pub struct Overrides {
     pub file: Option<PathBuf>,
     pub listen: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
+    pub host: Option<HostKind>,
     /// This process is a proxy, so the providers' keys are read, and those that must be there must be.
     pub holds_keys: bool,
 }
@@ -52,6 +60,40 @@ pub struct Runtime {
     pub command: Vec<String>,
     /// Empty: `molt-cell` beside this program.
     pub cell: PathBuf,
+}
+
+/// How cells are kept.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cells {
+    pub host: HostKind,
+    /// Of one cell.
+    pub memory_mib: u64,
+    pub processes: u32,
+    pub cpus: f64,
+    pub docker_socket: PathBuf,
+    /// Empty: one that is made here.
+    pub image: String,
+}
+
+impl Cells {
+    fn faults(&self) -> Vec<String> {
+        let small = |name: &str, least: u64| format!("fleet.{name}: a bot needs at least {least}");
+        let mut faults = Vec::new();
+        if self.memory_mib < MEMORY_MIB_MIN || self.memory_mib > u64::MAX / MIB {
+            faults.push(small("memory_mib", MEMORY_MIB_MIN));
+        }
+        if self.processes < PROCESSES_MIN {
+            faults.push(small("processes", PROCESSES_MIN.into()));
+        }
+        if !(CPUS_MIN..=CPUS_MAX).contains(&self.cpus) {
+            faults.push(format!("fleet.cpus: between {CPUS_MIN} and {CPUS_MAX}"));
+        }
+        if !self.docker_socket.is_absolute() {
+            faults.push("fleet.docker_socket: the full path of the engine's socket on this machine".to_owned());
+        }
+        faults
+    }
 }
 
 /// The settings in force. Checked: whoever holds one can start.
@@ -82,6 +124,7 @@ pub struct Config {
     /// Bots whose use looks unusual are noticed.
     pub watch: bool,
     pub runtime: Runtime,
+    pub fleet: Cells,
 }
 
 impl Config {
@@ -131,7 +174,9 @@ impl Config {
             limits: take.value("limits"),
             watch: take.value("watch"),
             runtime: take.value("runtime"),
+            fleet: take.value("fleet"),
         };
+        faults.extend(config.fleet.faults());
         config.set_operator(&operator, &mut faults);
         config.public_url = url("public_url", &public_url, &mut faults);
         config.proxy_url = url("proxy_url", &proxy_url, &mut faults);
@@ -236,6 +281,9 @@ fn layers(overrides: &Overrides) -> Figment {
     }
     if let Some(data_dir) = &overrides.data_dir {
         figment = figment.merge(Serialized::default("data_dir", data_dir));
+    }
+    if let Some(host) = overrides.host {
+        figment = figment.merge(Serialized::default("fleet.host", host.as_str()));
     }
     figment
 }

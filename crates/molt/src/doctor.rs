@@ -3,15 +3,17 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use molt_fleet::{Host, ProcessHost, Report, cell_users};
+use molt_fleet::{Report, cell_users, look_at_engine};
 use molt_store::local::{Cluster, MAJOR_MIN, server_major};
 
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::database::candidates;
+use crate::hosts::{self, HostKind};
+use crate::image::Image;
 use crate::install;
 
 /// Below this an npm install or a database soon stops in the middle.
@@ -38,6 +40,9 @@ pub async fn run(config: &Config) -> bool {
     findings.push(npm());
     findings.push(runtime(config, &data));
     findings.push(cells(config));
+    if config.fleet.host == HostKind::Docker {
+        findings.extend(engine(config, &data).await);
+    }
     findings.extend(running_cells(config, &data).await);
     findings.extend(models(config));
     let mut healthy = true;
@@ -150,6 +155,7 @@ fn cells(config: &Config) -> Finding {
         return Bad(format!("{} is missing; build it with `cargo build -p molt-cell`", binary.display()));
     }
     match cell_users() {
+        _ if config.fleet.host == HostKind::Docker => Good(format!("The cell's program is {}", binary.display())),
         Some(range) => Good(format!("Each bot runs as a user of its own ({} to {})", range.start(), range.end())),
         None => Note(
             "bots run as your own user, so they are kept apart by good manners only; start molt as root".to_owned(),
@@ -157,19 +163,38 @@ fn cells(config: &Config) -> Finding {
     }
 }
 
+/// What the Docker engine enforces, and what it doesn't.
+async fn engine(config: &Config, data: &DataDir) -> Vec<Finding> {
+    let fleet = &config.fleet;
+    let own = install::cell_binary(&config.runtime.cell, &data.programs())
+        .and_then(|cell| Image::of(&cell, &fleet.docker_socket));
+    let image = match (fleet.image.as_str(), own) {
+        ("", Ok(own)) => own.name,
+        ("", Err(error)) => return vec![Bad(format!("the bots' image can't be named: {error:#}"))],
+        (named, _) => named.to_owned(),
+    };
+    let found = match look_at_engine(&fleet.docker_socket, &image).await {
+        Ok(found) => found,
+        Err(error) => return vec![Bad(error.to_string())],
+    };
+    let mut findings = vec![Good(format!(
+        "Bots live in containers of Docker {}: no network, no rights, read-only but for their state, {} MiB, {} processes, \
+         {} processors each",
+        found.version, fleet.memory_mib, fleet.processes, fleet.cpus
+    ))];
+    findings.push(match (found.has_image, fleet.image.is_empty()) {
+        (true, _) => Good(format!("The image {image} is here")),
+        (false, true) => Note(format!("the image {image} is not made yet; `molt dev` makes it, or `molt image`")),
+        (false, false) => Bad(format!("the engine has no image {image}; pull it, or leave [fleet] image empty")),
+    });
+    findings.extend(found.missing.into_iter().map(Note));
+    findings.push(Note("what a bot keeps in its volume is not limited; watch the free room".to_owned()));
+    findings
+}
+
 /// Cells outlive a killed molt, so somebody may wonder what still runs.
 async fn running_cells(config: &Config, data: &DataDir) -> Option<Finding> {
-    if !data.root().join("bots").is_dir() {
-        return None;
-    }
-    let settings = molt_fleet::Config {
-        data_dir: data.root().to_owned(),
-        cell_binary: PathBuf::new(),
-        proxy_url: String::new(),
-        catalog: config.own_catalog().ok()?.into(),
-        uid_range: None,
-    };
-    let host = ProcessHost::new(&settings).ok()?;
+    let host = hosts::existing(config, data.root()).ok()??;
     let (mut all, mut running) = (0, Vec::new());
     for bot in host.list().await.ok()? {
         all += 1;

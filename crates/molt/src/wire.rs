@@ -2,16 +2,15 @@
 //! Never: a decision of the product.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Router;
 use molt_api::{ApiState, Relays};
 use molt_billing::{Inbox, LocalPayments, Renew};
-use molt_fleet::{Fleet, ProcessHost, RuntimeState, cell_users};
-use molt_ghost::{Ghost, Rounds};
+use molt_fleet::{Fleet, RuntimeState};
+use molt_ghost::{Gates, Ghost, Rounds};
 use molt_identity::Local;
 use molt_model::{CatalogInForce, Clock, SystemClock};
 use molt_notify::{Deliver, LocalMailer};
@@ -19,6 +18,7 @@ use molt_store::{Channel, Store};
 use tokio::sync::watch;
 
 use crate::config::{Config, KeySource, MasterKey, ProviderKind};
+use crate::hosts::Parts;
 use crate::prices::Prices;
 use crate::tasks::{Schedule, Tasks};
 
@@ -29,6 +29,8 @@ const FLEET_PERIOD: Duration = Duration::from_secs(5);
 const RENEW_PERIOD: Duration = Duration::from_secs(60);
 /// What a bot uses is looked at this often; what it does with money that it doesn't have, the caps stop at once.
 const WATCH_PERIOD: Duration = Duration::from_secs(30);
+/// A new cell waits for its gate no longer than this; its runtime boots meanwhile.
+const GATES_PERIOD: Duration = Duration::from_secs(1);
 /// Ended log-ins, used tickets and old messages do no harm while they wait for this.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60 * 60);
 
@@ -47,19 +49,13 @@ impl Roles {
     pub const ALL: Self = Self { serve: true, proxy: true, fleet: true };
 }
 
-/// What the fleet needs besides the settings.
-pub struct FleetParts {
-    pub data_dir: PathBuf,
-    pub cell_binary: PathBuf,
-    pub runtime: watch::Receiver<RuntimeState>,
-}
-
 /// The running parts of one process.
 pub struct Platform {
     pub tasks: Tasks,
     pub router: Router,
     pub fleet: Option<Arc<Fleet>>,
     pub ghost: Option<Ghost>,
+    gates: Option<Arc<Gates>>,
     relays: Option<Relays>,
     pub ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     store: Store,
@@ -74,7 +70,7 @@ impl Platform {
         store: Store,
         prices: &Prices,
         data_dir: PathBuf,
-        fleet: Option<FleetParts>,
+        fleet: Option<Parts>,
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let tasks = Tasks::new(clock.clone(), store.wakeups().clone());
@@ -83,12 +79,13 @@ impl Platform {
         let ready = readiness(fleet.as_ref().map(|parts| parts.runtime.clone()));
         let (mut router, mut relays) = (Router::new(), None);
         let ghost = match roles.proxy {
-            true => Some(start_ghost(config, bound, store.clone(), catalog.clone(), clock.clone(), data_dir)?),
+            true => Some(start_ghost(config, bound, store.clone(), catalog.clone(), clock.clone(), data_dir.clone())?),
             false => None,
         };
         if roles.proxy && config.watch {
             start_rounds(&store, &clock, &tasks);
         }
+        let gates = ghost.as_ref().map(|ghost| start_gates(ghost, &data_dir, &tasks));
         if let Some(ghost) = &ghost {
             router = router.merge(molt_ghost::router(ghost.clone()));
         }
@@ -101,7 +98,7 @@ impl Platform {
             Some(parts) => Some(start_fleet(config, bound, store.clone(), catalog, clock, &tasks, parts)?),
             None => None,
         };
-        Ok(Self { tasks, router, fleet, ghost, relays, ready, store })
+        Ok(Self { tasks, router, fleet, ghost, gates, relays, ready, store })
     }
 
     /// Ends everything in the order that loses nothing: cells first, whose last calls still settle; then the loops, the
@@ -118,6 +115,9 @@ impl Platform {
         }
         if !self.tasks.stop(Duration::from_secs(3)).await {
             tracing::warn!("a loop was cut in its round; the next start takes its work up again");
+        }
+        if let Some(gates) = &self.gates {
+            gates.close();
         }
         if let Some(ghost) = &self.ghost {
             ghost.drain().await;
@@ -174,6 +174,17 @@ fn start_ghost(
         practice_pace: config.practice_pace,
     };
     Ok(Ghost::start(ghost, store, clock)?)
+}
+
+fn start_gates(ghost: &Ghost, data_dir: &Path, tasks: &Tasks) -> Arc<Gates> {
+    let gates = Arc::new(Gates::new(ghost, data_dir));
+    let schedule = Schedule { name: "gates", period: GATES_PERIOD, wakes: |channel| *channel == Channel::Fleet };
+    let held = gates.clone();
+    tasks.spawn(schedule, move || {
+        let gates = held.clone();
+        async move { Ok(gates.run_once().map(|held| (held.opened + held.closed) as u64)?) }
+    });
+    gates
 }
 
 fn start_rounds(store: &Store, clock: &Arc<dyn Clock>, tasks: &Tasks) {
@@ -244,21 +255,14 @@ fn start_fleet(
     catalog: CatalogInForce,
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
-    parts: FleetParts,
+    parts: Parts,
 ) -> anyhow::Result<Arc<Fleet>> {
     let proxy_url = match &config.proxy_url {
         Some(url) => url.as_str().trim_end_matches('/').to_owned(),
         None => format!("http://{}/v1", loopback(bound)),
     };
-    let settings = molt_fleet::Config {
-        data_dir: parts.data_dir,
-        cell_binary: parts.cell_binary,
-        proxy_url,
-        catalog,
-        uid_range: cell_users(),
-    };
-    let host = Arc::new(ProcessHost::new(&settings).context("cells can't run here")?);
-    let fleet = Arc::new(Fleet::new(settings, store, clock, host, parts.runtime));
+    let opened = parts.open(proxy_url, catalog)?;
+    let fleet = Arc::new(Fleet::new(opened.settings, store, clock, opened.host, opened.runtime));
     let schedule = Schedule { name: "fleet", period: FLEET_PERIOD, wakes: |channel| *channel == Channel::Fleet };
     let (waiting, working) = (fleet.clone(), fleet.clone());
     tasks.spawn_woken(

@@ -35,7 +35,7 @@ pub(super) const GRACE_SECONDS: u64 = 8;
 pub(super) struct Found {
     /// A volume's labels.
     #[serde(default)]
-    pub(super) labels: Option<Map<String, Value>>,
+    labels: Option<Map<String, Value>>,
     #[serde(default)]
     config: Option<Config>,
     #[serde(default)]
@@ -67,7 +67,17 @@ impl Found {
         let labels = self.config.as_ref().and_then(|config| config.labels.as_ref()).or(self.labels.as_ref());
         labels.and_then(|labels| labels.get(INSTALLATION_LABEL)?.as_str()) == Some(installation)
     }
+}
 
+/// A line of the engine's lists, whose words differ from those of a closer look.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Listed {
+    #[serde(default)]
+    labels: Option<Map<String, Value>>,
+}
+
+impl Listed {
     pub(super) fn bot(&self) -> Option<&str> {
         self.labels.as_ref()?.get(BOT_LABEL)?.as_str()
     }
