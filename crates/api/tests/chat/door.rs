@@ -108,7 +108,7 @@ async fn nonsense_is_answered_and_the_socket_stays_open() {
     let frames = browser.until(|frame| frame["type"] == "error").await;
     assert_eq!(frames.last().unwrap()["code"], "too_many_waiting");
     assert_eq!(frames.last().unwrap()["id"], "over");
-    browser.tell_text(&"x".repeat(2 * 1024 * 1024)).await;
+    browser.tell_until_cut_off(&"x".repeat(2 * 1024 * 1024)).await;
     while browser.next().await.is_some() {}
 }
 

@@ -250,6 +250,12 @@ impl Browser {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
+    /// Sends what the server may cut off before it has all of it.
+    pub(crate) async fn tell_until_cut_off(&mut self, text: &str) {
+        let sent = self.socket.send(Message::text(text)).await;
+        assert!(matches!(sent, Ok(()) | Err(Error::Io(_))), "{sent:?}");
+    }
+
     /// The next frame; `None`: the server closed the socket.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         tokio::time::timeout(PATIENCE, self.receive()).await.expect("a frame in time")

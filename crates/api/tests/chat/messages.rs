@@ -144,7 +144,8 @@ async fn a_cell_that_refuses_ends_the_run_and_a_busy_one_is_asked_again() {
     stack.cell.state().habits.refuses = Some("busy");
     let run = browser.send("m-2", "hello").await;
     let asked = |stack: &Stack| stack.cell.state().ops.iter().filter(|op| matches!(op, Op::Send { .. })).count();
-    wait_for("the cell was asked", || async { asked(&stack) == 2 }).await;
+    // At least: a wake-up that was on its way makes it ask once more.
+    wait_for("the cell was asked", || async { asked(&stack) >= 2 }).await;
     stack.cell.state().habits.refuses = None;
     // Any other message makes it look again.
     browser.send("m-3", "more").await;
@@ -226,7 +227,7 @@ async fn two_processes_relay_one_bot_without_doubling_anything() {
     let mut there = open(address, &stack.bot, "", &[("authorization", bearer.as_str())]).await.unwrap();
     there.tell(json!({"type": "resume", "after": 0})).await;
     here.tell(json!({"type": "resume", "after": 0})).await;
-    wait_for("both are connected", || async { stack.cell.state().hellos.len() == 2 }).await;
+    wait_for("both are connected", || async { stack.cell.state().hellos.len() >= 2 }).await;
     for index in 0..10 {
         let run =
             if index % 2 == 0 { here.send("x", "y").await } else { there.send(&format!("m-{index}"), "hi").await };
