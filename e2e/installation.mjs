@@ -65,7 +65,8 @@ export class Installation {
     for (const { pid } of this.processes()) end(pid);
   }
 
-  // Every process that names this data folder in its command line or environment.
+  // Every process that names this data folder in its command line or environment, and what they started: a sealed cell
+  // doesn't know the folder, but its keeper does.
   processes() {
     const read = (pid, what) => {
       try {
@@ -75,15 +76,23 @@ export class Installation {
       }
     };
     const ours = ancestors(read);
-    return readdirSync("/proc")
+    const all = readdirSync("/proc")
       .filter((name) => /^\d+$/.test(name) && !ours.has(name))
-      .map((name) => ({ pid: Number(name), command: read(name, "cmdline").replaceAll("\0", " ").trim(), environment: read(name, "environ") }))
-      .filter(({ command, environment }) => command !== "" && (command.includes(this.dataDir) || environment.includes(this.dataDir)))
-      .map(({ pid, command }) => ({ pid, command, parent: Number(parent(read, pid)) }));
+      .map((name) => ({ pid: Number(name), command: read(name, "cmdline").replaceAll("\0", " ").trim(), environment: read(name, "environ"), parent: Number(parent(read, name)) }));
+    const known = new Set(
+      all.filter(({ command, environment }) => command.includes(this.dataDir) || environment.includes(this.dataDir)).map(({ pid }) => pid),
+    );
+    for (let before = -1; before !== known.size; ) {
+      before = known.size;
+      for (const { pid, parent } of all) if (known.has(parent)) known.add(pid);
+    }
+    return all
+      .filter(({ pid, command }) => known.has(pid) && command !== "")
+      .map(({ pid, command, parent }) => ({ pid, command, parent }));
   }
 
   cells() {
-    return this.processes().filter(({ command }) => /(^|\/)molt-cell[^/ ]*( |$)/.test(command));
+    return this.processes().filter(({ command }) => /(^|\/)molt-cell[^/ ]*( |$)/.test(command) && !/(^|\/)bwrap /.test(command));
   }
 
   runtimes() {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::gateway::{Gateway, GatewayError};
 use crate::layout::Layout;
+use crate::runtime::Ports;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 /// A hot change takes 0.1 to 2.5 s; on a loaded machine several times that.
@@ -31,10 +32,16 @@ pub enum ApplyError {
 }
 
 /// Applies `next` in the place of `current`.
-pub async fn apply(gateway: &Gateway, layout: &Layout, current: &Config, next: &Config) -> Result<Applied, ApplyError> {
+pub async fn apply(
+    gateway: &Gateway,
+    layout: &Layout,
+    ports: Ports,
+    current: &Config,
+    next: &Config,
+) -> Result<Applied, ApplyError> {
     next.files().map_err(|error| ApplyError::Invalid(error.to_string()))?;
-    let body = next.for_runtime();
-    if body != current.for_runtime() {
+    let body = next.for_runtime(ports);
+    if body != current.for_runtime(ports) {
         give(gateway, &body).await?;
     }
     // Only behind the runtime's yes: a refused configuration changes no file either.

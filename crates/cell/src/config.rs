@@ -9,9 +9,10 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::Context;
 use molt_bot::{Applied, MOLT_SECTION, Revision, canonical_hash};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::layout::Layout;
+use crate::runtime::Ports;
 
 /// Files that come with a configuration are instructions and skills, not data.
 const FILE_BYTES_MAX: usize = 512 * 1024;
@@ -36,12 +37,15 @@ impl Config {
         Applied { revision: self.revision, hash: canonical_hash(&self.body) }
     }
 
-    /// The runtime's part.
+    /// The runtime's part, with the way to the world outside that only the cell knows.
     #[must_use]
-    pub fn for_runtime(&self) -> Value {
+    pub fn for_runtime(&self, ports: Ports) -> Value {
         let mut body = self.body.clone();
         if let Some(map) = body.as_object_mut() {
             map.shift_remove(MOLT_SECTION);
+            if let Some(url) = ports.world_url() {
+                map.insert("proxy".to_owned(), json!({ "proxyUrl": url }));
+            }
         }
         body
     }
@@ -80,8 +84,8 @@ impl Config {
     }
 
     /// Writes the runtime's configuration file.
-    pub fn write_runtime_file(&self, layout: &Layout) -> anyhow::Result<()> {
-        let text = serde_json::to_vec_pretty(&self.for_runtime()).context("encode the configuration")?;
+    pub fn write_runtime_file(&self, layout: &Layout, ports: Ports) -> anyhow::Result<()> {
+        let text = serde_json::to_vec_pretty(&self.for_runtime(ports)).context("encode the configuration")?;
         replace(&layout.runtime_config(), &text)
     }
 
@@ -143,8 +147,6 @@ fn replace(path: &Path, content: &[u8]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn config(revision: Revision, files: Value) -> Config {
@@ -171,7 +173,11 @@ mod tests {
         for wrong in ["../x", "/etc/x", "a/../../x", ""] {
             assert!(config(4, json!({wrong: "x"})).files().is_err(), "{wrong}");
         }
-        assert!(config(5, json!({})).for_runtime().get("molt").is_none());
+        let ports = Ports { models: 20_000, world: None };
+        let body = config(5, json!({})).for_runtime(ports);
+        assert!(body.get("molt").is_none() && body.get("proxy").is_none());
+        let body = config(5, json!({})).for_runtime(Ports { world: Some(3128), ..ports });
+        assert_eq!(body["proxy"], json!({ "proxyUrl": "http://127.0.0.1:3128" }));
         std::fs::remove_dir_all(&state).unwrap();
     }
 

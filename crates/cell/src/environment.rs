@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use molt_bot::{CellAddress, Revision};
+use molt_bot::{CellAddress, Revision, leftovers};
 use molt_model::id::BotId;
 use secrecy::SecretString;
 use serde_json::Value;
@@ -29,6 +29,10 @@ pub struct Environment {
     pub revision: Revision,
     /// The runtime's program and its arguments; the cell appends `--port N`.
     pub runtime_command: Vec<String>,
+    /// What every process of this bot carries, so that the host finds it again; made from the folder if the host gave none.
+    pub mark: String,
+    /// The cell ends with the process that started it: where the host keeps one for nothing else.
+    pub dies_with_parent: bool,
 }
 
 /// Where model calls go.
@@ -73,10 +77,14 @@ impl Environment {
         let runtime_command = parsed(&get, &mut faults, "MOLT_RUNTIME_COMMAND", |text| {
             serde_json::from_str::<Vec<String>>(text).ok().filter(|command| !command.is_empty())
         });
+        let made = || Some(leftovers::mark(bot_id.as_ref()?.as_str(), state_dir.as_ref()?));
+        let mark = get(leftovers::MARK_VARIABLE).or_else(made);
         let all = (|| {
             Some(Self {
                 bot_id: bot_id?,
                 state_dir: state_dir?,
+                mark: mark?,
+                dies_with_parent: get("MOLT_DIES_WITH_PARENT").is_some(),
                 listen: listen?,
                 gateway_token: gateway_token?,
                 ghost_key: ghost_key?,

@@ -14,6 +14,7 @@ pub mod http;
 pub mod journal;
 pub mod layout;
 pub mod lock;
+pub mod outlet;
 pub mod process;
 pub mod recover;
 pub mod runtime;

@@ -5,20 +5,21 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use chrono::Utc;
-use molt_bot::leftovers::mark;
 use molt_cell::chat::Chat;
 use molt_cell::config::Config;
-use molt_cell::environment::Environment;
+use molt_cell::environment::{Environment, ProxyAddress};
 use molt_cell::forward::Forwarder;
 use molt_cell::health::Board;
 use molt_cell::http::{Door, Listener, serve};
 use molt_cell::journal::Journal;
 use molt_cell::layout::Layout;
 use molt_cell::lock::{CellLock, LockError};
+use molt_cell::outlet;
 use molt_cell::process::{HOLD_ARGUMENT, Keeper, hold};
+use molt_cell::runtime::Ports;
 use molt_cell::supervisor::Supervisor;
 use molt_cell::traces::Traces;
-use rustix::process::DumpableBehavior;
+use rustix::process::{DumpableBehavior, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -48,6 +49,12 @@ fn main() -> ExitCode {
     // From here on nobody but root can read this process's memory and environment through /proc.
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         eprintln!("molt-cell: can't protect its secrets: {error}");
+        return ExitCode::FAILURE;
+    }
+    if environment.dies_with_parent
+        && let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+    {
+        eprintln!("molt-cell: can't tie itself to its keeper: {error}");
         return ExitCode::FAILURE;
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
@@ -84,15 +91,17 @@ async fn live(environment: Environment, layout: Layout) -> anyhow::Result<()> {
     let door = Door { token: environment.gateway_token, board: board.clone(), chat: chat.clone(), commands };
     let mut door = tokio::spawn(serve(listener, door));
 
-    let mark = mark(environment.bot_id.as_str(), &environment.state_dir);
+    let world = match &environment.proxy {
+        ProxyAddress::Unix { path } => Some(outlet::start(path.clone()).await?),
+        ProxyAddress::Tcp { .. } => None,
+    };
     let forwarder = Forwarder::new(environment.proxy, environment.ghost_key, traces);
-    let forwarder_port = forwarder.start(&layout.forwarder_port()).await?;
+    let ports = Ports { models: forwarder.start(&layout.forwarder_port()).await?, world };
     let from_host = Config { revision: environment.revision, body: environment.config };
     let config = Config::newest(&layout, from_host);
     let (keeper, exits) = Keeper::start()?;
-    let command = environment.runtime_command;
-    let supervisor =
-        Supervisor { layout, board, chat, keeper, exits, commands: inbox, command, forwarder_port, mark, config };
+    let (command, mark) = (environment.runtime_command, environment.mark);
+    let supervisor = Supervisor { layout, board, chat, keeper, exits, commands: inbox, command, ports, mark, config };
     let (stop, stopped) = watch::channel(false);
     let mut supervisor = tokio::spawn(supervisor.run(stopped));
 

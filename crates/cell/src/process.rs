@@ -20,6 +20,8 @@ const SWEEP_TIMEOUT: Duration = Duration::from_secs(3);
 const SWEEP_PAUSE: Duration = Duration::from_millis(10);
 /// This very program, also when its file was replaced since it started.
 const OWN_PROGRAM: &str = "/proc/self/exe";
+/// Between 0, which the cell has, and 1000: as if half of the memory more were in use.
+const FIRST_TO_END: &str = "500";
 /// How long the reaper rests when there is nothing to wait for.
 const REAPER_PAUSE: Duration = Duration::from_millis(50);
 
@@ -172,6 +174,8 @@ pub fn hold(parent: &str, command: &[String]) -> anyhow::Error {
     if actual.as_deref() != Some(parent) {
         return anyhow::anyhow!("the cell is already gone");
     }
+    // Where memory is limited, the runtime and its tools end before the cell does, which starts them again.
+    std::fs::write("/proc/self/oom_score_adj", FIRST_TO_END).ok();
     let error = Command::new(program).args(arguments).exec();
     anyhow::Error::new(error).context("start the runtime")
 }

@@ -55,14 +55,22 @@ impl Place {
     }
 }
 
+/// The loopback ports behind which the runtime finds what lies outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    pub models: u16,
+    /// A forward proxy. None: the cell isn't sealed off, and the runtime reaches the world by itself.
+    pub world: Option<u16>,
+}
+
+impl Ports {
+    pub(crate) fn world_url(self) -> Option<String> {
+        self.world.map(|port| format!("http://127.0.0.1:{port}"))
+    }
+}
+
 /// How to start the runtime.
-pub fn spawn(
-    command: &[String],
-    layout: &Layout,
-    place: &Place,
-    forwarder_port: u16,
-    mark: &str,
-) -> anyhow::Result<Spawn> {
+pub fn spawn(command: &[String], layout: &Layout, place: &Place, ports: Ports, mark: &str) -> anyhow::Result<Spawn> {
     let mut command = command.to_vec();
     command.extend(["--port".to_owned(), place.port.to_string()]);
     let path = |path: &Path| path.to_string_lossy().into_owned();
@@ -87,11 +95,13 @@ pub fn spawn(
         ("OPENCLAW_OFFLINE", "1".to_owned()),
         ("OPENCLAW_SKIP_CHANNELS", "1".to_owned()),
         ("MOLT_WORKSPACE", path(&layout.workspace())),
-        ("MOLT_MODEL_URL", format!("http://127.0.0.1:{forwarder_port}/v1")),
+        ("MOLT_MODEL_URL", format!("http://127.0.0.1:{}/v1", ports.models)),
         ("MOLT_MODEL_KEY", PLACEHOLDER_KEY.to_owned()),
         (MARK_VARIABLE, mark.to_owned()),
     ];
-    let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    // Node's own fetch asks nobody for a proxy unless it is told to; the runtime itself tells the tools which one.
+    let proxied = ports.world.map(|_| ("NODE_USE_ENV_PROXY", "1".to_owned()));
+    let environment = environment.into_iter().chain(proxied).map(|(name, value)| (name.to_owned(), value)).collect();
     Ok(Spawn { command, environment, folder: layout.workspace(), log: open_log(layout)? })
 }
 

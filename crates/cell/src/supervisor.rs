@@ -16,7 +16,7 @@ use crate::gateway::{Connected, Gateway, GatewayEvent};
 use crate::health::Board;
 use crate::layout::Layout;
 use crate::process::{Exit, Keeper, sweep, terminate};
-use crate::runtime::{Place, bound_log, spawn};
+use crate::runtime::{Place, Ports, bound_log, spawn};
 
 /// Ready is noticed this soon.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
@@ -53,7 +53,7 @@ pub struct Supervisor {
     pub exits: mpsc::UnboundedReceiver<Exit>,
     pub commands: mpsc::Receiver<Command>,
     pub command: Vec<String>,
-    pub forwarder_port: u16,
+    pub ports: Ports,
     pub mark: String,
     pub config: Config,
 }
@@ -140,10 +140,10 @@ impl Supervisor {
     async fn boot(&mut self, candidate: &mut Option<Candidate>) -> Result<(Place, u32, Connected), End> {
         self.sweep().await;
         self.config.write_workspace(&self.layout)?;
-        self.config.write_runtime_file(&self.layout)?;
+        self.config.write_runtime_file(&self.layout, self.ports)?;
         let place = Place::find().await?;
         let started = Instant::now();
-        let what = spawn(&self.command, &self.layout, &place, self.forwarder_port, &self.mark)?;
+        let what = spawn(&self.command, &self.layout, &place, self.ports, &self.mark)?;
         let pid = self.keeper.spawn(what).await.context("start the runtime")?;
         self.board.spawned(pid);
         self.board.enter(Phase::Booting);
@@ -197,7 +197,7 @@ impl Supervisor {
                 }
                 command = self.commands.recv() => {
                     let Some(Command { config, reply }) = command else { continue };
-                    let result = apply(&gateway, &self.layout, &self.config, &config).await;
+                    let result = apply(&gateway, &self.layout, self.ports, &self.config, &config).await;
                     if let Ok(applied) = &result {
                         self.config = config;
                         self.board.applied(applied.clone());

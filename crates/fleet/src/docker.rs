@@ -9,6 +9,7 @@ mod place;
 mod seccomp;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -17,6 +18,7 @@ use molt_bot::CellAddress;
 use molt_model::BotId;
 use secrecy::ExposeSecret;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -45,6 +47,8 @@ pub struct DockerConfig {
     pub image: String,
     /// Where the engine listens.
     pub socket: PathBuf,
+    /// Told when a cell is about to need its gate.
+    pub gates: Option<Arc<Notify>>,
     /// Of one cell.
     pub memory_bytes: u64,
     pub processes: u32,
@@ -103,6 +107,9 @@ impl DockerHost {
     async fn start(&self, spec: &CellSpec) -> Result<(), HostError> {
         let (bot, place) = (&spec.bot, self.place(&spec.bot));
         place.create().context("make the cell's folder")?;
+        if let Some(gates) = &self.config.gates {
+            gates.notify_one();
+        }
         if self.volume(bot).await?.is_none() {
             let volume = serde_json::json!({ "Name": bot, "Labels": container::labels(&self.config, bot.as_str()) });
             self.engine.post("/volumes/create", Some(&volume)).await?.expect("make the volume")?;

@@ -19,6 +19,6 @@ pub use docker::{DockerConfig, DockerHost, EngineFound, look_at_engine};
 pub use error::FleetError;
 pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
 pub use plan::{ATTEMPTS_MAX, CellFact, Facts, RuntimeFact, Stage, Step, Why, plan};
-pub use process::{ProcessHost, cell_users};
+pub use process::{ProcessHost, SealFound, SealMode, Sealing, cell_users, look_at_seal};
 pub use reconcile::{Config, Counts, Fleet};
 pub use runtime::RuntimeState;

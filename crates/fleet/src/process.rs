@@ -4,6 +4,11 @@
 
 mod folder;
 mod life;
+#[cfg(target_os = "linux")]
+mod seal;
+#[cfg(not(target_os = "linux"))]
+#[path = "process/no_seal.rs"]
+mod seal;
 mod spawn;
 mod users;
 
@@ -19,6 +24,8 @@ use tokio::sync::OwnedMutexGuard;
 use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
 use crate::reconcile::Config;
 use folder::Folder;
+use seal::Seal;
+pub use seal::{SealFound, SealMode, Sealing, look_at_seal};
 pub use users::cell_users;
 
 /// Longest path of a socket that the system takes, without the closing zero.
@@ -28,13 +35,15 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub struct ProcessHost {
     bots: PathBuf,
     cell_binary: PathBuf,
+    /// None: cells share the machine's network and see its files.
+    seal: Option<Arc<Seal>>,
     /// One call per bot at a time.
     busy: Mutex<HashMap<BotId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl ProcessHost {
     /// Makes the folder of all bots, and checks what would only fail later, in front of a user.
-    pub fn new(config: &Config) -> Result<Self, HostError> {
+    pub fn new(config: &Config, sealing: &Sealing) -> Result<Self, HostError> {
         let bots = config.data_dir.join("bots");
         std::fs::create_dir_all(&bots).context("make the folder for bots")?;
         let bots = bots.canonicalize().context("find the folder for bots")?;
@@ -51,7 +60,15 @@ impl ProcessHost {
                 users::check_reachable(path).map_err(HostError::Unusable)?;
             }
         }
-        Ok(Self { bots, cell_binary: config.cell_binary.clone(), busy: Mutex::default() })
+        let seal = Seal::new(sealing, config.uid_range.as_ref())?.map(Arc::new);
+        Ok(Self { bots, cell_binary: config.cell_binary.clone(), seal, busy: Mutex::default() })
+    }
+
+    /// What stands for the proxy's address in a sealed cell. None: cells aren't sealed and take the address itself. A fleet
+    /// that is told replaces the cells that were started otherwise.
+    #[must_use]
+    pub fn way_out(&self) -> Option<String> {
+        self.seal.as_ref().map(|_| seal::way_out())
     }
 
     fn folder(&self, bot: &BotId) -> Folder {
@@ -77,9 +94,10 @@ impl Host for ProcessHost {
         Box::pin(async move {
             let guard = self.alone(&spec.bot).await;
             let (folder, binary, spec) = (self.folder(&spec.bot), self.cell_binary.clone(), spec.clone());
+            let seal = self.seal.clone();
             blocking(move || {
                 let _guard = guard;
-                ensure(&folder, &binary, &spec)
+                ensure(&folder, &binary, &spec, seal.as_deref())
             })
             .await
         })
@@ -108,6 +126,7 @@ impl Host for ProcessHost {
             blocking(move || {
                 let _guard = guard;
                 life::end(&folder)?;
+                seal::remove(&folder.bot);
                 if remove {
                     users::remove_strays(&folder).context("remove what the cell left outside its folder")?;
                     folder.remove().context("remove the folder")?;
@@ -137,14 +156,14 @@ impl Host for ProcessHost {
     }
 }
 
-fn ensure(folder: &Folder, binary: &Path, spec: &CellSpec) -> Result<Ensured, HostError> {
+fn ensure(folder: &Folder, binary: &Path, spec: &CellSpec, seal: Option<&Seal>) -> Result<Ensured, HostError> {
     folder.check_room().context("ask for room")?;
     folder.create(spec.uid).context("make the cell's folder")?;
     let Some(alive) = life::claim(folder).context("claim the cell's place")? else {
         return Ok(Ensured::AlreadyThere);
     };
     folder.remove_socket().context("remove the old socket")?;
-    spawn::spawn(folder, binary, spec, alive).context("start the cell")?;
+    spawn::spawn(folder, binary, spec, seal, alive).context("start the cell")?;
     tracing::info!(bot.id = %spec.bot, "a cell was started");
     Ok(Ensured::Started)
 }

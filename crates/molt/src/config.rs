@@ -8,15 +8,18 @@ mod written;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use molt_fleet::{SealMode, Sealing};
 use molt_identity::SignUp;
 use molt_model::{Catalog, Nanos};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use url::Url;
 
 pub use keys::{KeySource, MasterKey};
@@ -67,6 +70,8 @@ pub struct Runtime {
 #[serde(deny_unknown_fields)]
 pub struct Cells {
     pub host: HostKind,
+    /// Whether processes are sealed off from the machine; containers always are.
+    pub seal: Seal,
     /// Of one cell.
     pub memory_mib: u64,
     pub processes: u32,
@@ -76,7 +81,28 @@ pub struct Cells {
     pub image: String,
 }
 
+/// The words for `SealMode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seal {
+    #[default]
+    Auto,
+    Require,
+    Off,
+}
+
 impl Cells {
+    /// `gates`: wakes the proxy of this process, if there is one, which opens the cells' gates.
+    #[must_use]
+    pub fn sealing(&self, gates: Option<Arc<Notify>>) -> Sealing {
+        let mode = match self.seal {
+            Seal::Auto => SealMode::Auto,
+            Seal::Require => SealMode::Require,
+            Seal::Off => SealMode::Off,
+        };
+        Sealing { mode, memory_bytes: self.memory_mib * MIB, processes: self.processes, gates }
+    }
+
     fn faults(&self) -> Vec<String> {
         let small = |name: &str, least: u64| format!("fleet.{name}: a bot needs at least {least}");
         let mut faults = Vec::new();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use molt_fleet::{RuntimeState, cell_users};
+use molt_fleet::{RuntimeState, cell_users, look_at_seal};
 use molt_identity::SignUp;
 use molt_model::SystemClock;
 use tokio::net::TcpListener;
@@ -148,8 +148,8 @@ fn greet(config: &Config, screen: &Screen, bound: SocketAddr, data: &DataDir, be
     screen.good(&models);
     if config.fleet.host == HostKind::Docker {
         screen.good("Assistants live in sealed containers of this machine's Docker engine");
-    } else if cell_users().is_none() {
-        screen.note("Assistants run as your own user here. For a user each, start molt as root");
+    } else {
+        greet_processes(config, screen);
     }
     screen.good(&format!("Ready in {:.1} s", begun.elapsed().as_secs_f64()));
     screen.gap();
@@ -161,6 +161,18 @@ fn greet(config: &Config, screen: &Screen, bound: SocketAddr, data: &DataDir, be
         screen.fact("Invite", "molt invite");
     }
     screen.gap();
+}
+
+fn greet_processes(config: &Config, screen: &Screen) {
+    let seal = look_at_seal(&config.fleet.sealing(Some(Arc::default())), cell_users().as_ref());
+    match (seal.sealed, seal.missing.as_slice()) {
+        (true, []) => screen.good("Assistants are sealed off from this machine and from each other"),
+        (true, missing) => screen.note(&format!("Assistants are sealed off, but {}", missing.join("; "))),
+        (false, missing) => screen.note(&format!("Assistants are not sealed off: {}", missing.join("; "))),
+    }
+    if cell_users().is_none() {
+        screen.note("Assistants run as your own user here. For a user each, start molt as root");
+    }
 }
 
 /// Stops what an earlier run left, then forgets all but the downloads.

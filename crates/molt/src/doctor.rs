@@ -3,10 +3,11 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use molt_fleet::{Report, cell_users, look_at_engine};
+use molt_fleet::{Report, SealMode, cell_users, look_at_engine, look_at_seal};
 use molt_store::local::{Cluster, MAJOR_MIN, server_major};
 
 use crate::config::Config;
@@ -40,9 +41,10 @@ pub async fn run(config: &Config) -> bool {
     findings.push(npm());
     findings.push(runtime(config, &data));
     findings.push(cells(config));
-    if config.fleet.host == HostKind::Docker {
-        findings.extend(engine(config, &data).await);
-    }
+    findings.extend(match config.fleet.host {
+        HostKind::Process => seal(config),
+        HostKind::Docker => engine(config).await,
+    });
     findings.extend(running_cells(config, &data).await);
     findings.extend(models(config));
     let mut healthy = true;
@@ -144,30 +146,31 @@ fn runtime(config: &Config, data: &DataDir) -> Finding {
     }
 }
 
-fn cells(config: &Config) -> Finding {
+fn program(config: &Config) -> PathBuf {
     let own = &config.runtime.cell;
-    let binary = if own.as_os_str().is_empty() {
+    if own.as_os_str().is_empty() {
         std::env::current_exe().map(|path| path.with_file_name("molt-cell")).unwrap_or_default()
     } else {
         own.clone()
-    };
+    }
+}
+
+fn cells(config: &Config) -> Finding {
+    let binary = program(config);
     if !binary.is_file() {
         return Bad(format!("{} is missing; build it with `cargo build -p molt-cell`", binary.display()));
     }
     match cell_users() {
         _ if config.fleet.host == HostKind::Docker => Good(format!("The cell's program is {}", binary.display())),
         Some(range) => Good(format!("Each bot runs as a user of its own ({} to {})", range.start(), range.end())),
-        None => Note(
-            "bots run as your own user, so they are kept apart by good manners only; start molt as root".to_owned(),
-        ),
+        None => Note("bots run as your own user; for a user each, start molt as root".to_owned()),
     }
 }
 
 /// What the Docker engine enforces, and what it doesn't.
-async fn engine(config: &Config, data: &DataDir) -> Vec<Finding> {
+async fn engine(config: &Config) -> Vec<Finding> {
     let fleet = &config.fleet;
-    let own = install::cell_binary(&config.runtime.cell, &data.programs())
-        .and_then(|cell| Image::of(&cell, &fleet.docker_socket));
+    let own = Image::of(&program(config), &fleet.docker_socket);
     let image = match (fleet.image.as_str(), own) {
         ("", Ok(own)) => own.name,
         ("", Err(error)) => return vec![Bad(format!("the bots' image can't be named: {error:#}"))],
@@ -189,6 +192,26 @@ async fn engine(config: &Config, data: &DataDir) -> Vec<Finding> {
     });
     findings.extend(found.missing.into_iter().map(Note));
     findings.push(Note("what a bot keeps in its volume is not limited; watch the free room".to_owned()));
+    findings
+}
+
+/// How far bots are sealed off, and what no host of this kind does.
+fn seal(config: &Config) -> Vec<Finding> {
+    let sealing = config.fleet.sealing(Some(Arc::default()));
+    let found = look_at_seal(&sealing, cell_users().as_ref());
+    let mut findings = Vec::new();
+    if found.sealed {
+        let text = "Bots are sealed off: files, processes and network of their own";
+        let limits = format!("{} MiB and {} processes each", config.fleet.memory_mib, config.fleet.processes);
+        findings.push(match found.missing.as_slice() {
+            [] => Good(format!("{text}, {limits}")),
+            missing => Note(format!("{text}; but {}", missing.join("; "))),
+        });
+        findings.push(Note("what a bot keeps on disk is not limited; watch the free room".to_owned()));
+    } else {
+        let text = format!("bots are not sealed off from this machine: {}", found.missing.join("; "));
+        findings.push(if sealing.mode == SealMode::Require { Bad(text) } else { Note(text) });
+    }
     findings
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use molt_fleet::{DockerConfig, DockerHost, Host, ProcessHost, RuntimeState, cell_users};
+use molt_fleet::{DockerConfig, DockerHost, Host, ProcessHost, RuntimeState, Sealing, cell_users};
 use molt_model::{BotId, CatalogInForce};
 use molt_store::Store;
 use serde::Deserialize;
@@ -79,9 +79,9 @@ impl Parts {
     }
 
     /// The host, and what its fleet is told. `proxy_url` is where processes send their calls.
-    pub fn open(self, proxy_url: String, catalog: CatalogInForce) -> anyhow::Result<Opened> {
+    pub fn open(self, proxy_url: String, sealing: &Sealing, catalog: CatalogInForce) -> anyhow::Result<Opened> {
         let sealed = self.docker.is_some();
-        let settings = molt_fleet::Config {
+        let mut settings = molt_fleet::Config {
             data_dir: self.data_dir,
             cell_binary: self.cell,
             proxy_url: if sealed { GATE_INSIDE.to_owned() } else { proxy_url },
@@ -89,8 +89,15 @@ impl Parts {
             uid_range: if sealed { None } else { cell_users() },
         };
         let host: Arc<dyn Host> = match self.docker {
-            Some(docker) => Arc::new(DockerHost::new(docker).context("cells can't run here")?),
-            None => Arc::new(ProcessHost::new(&settings).context("cells can't run here")?),
+            Some(docker) => {
+                let docker = DockerConfig { gates: sealing.gates.clone(), ..docker };
+                Arc::new(DockerHost::new(docker).context("cells can't run here")?)
+            }
+            None => {
+                let host = ProcessHost::new(&settings, sealing).context("cells can't run here")?;
+                settings.proxy_url = host.way_out().unwrap_or(settings.proxy_url);
+                Arc::new(host)
+            }
         };
         Ok(Opened { settings, host, runtime: self.runtime })
     }
@@ -114,13 +121,16 @@ pub fn existing(config: &Config, root: &Path) -> anyhow::Result<Option<Box<dyn H
             Box::new(DockerHost::new(docker_config(config, root, installation, Path::new(""))?)?)
         }
         (Some(HostKind::Docker), Err(_)) => return Ok(None),
-        _ => Box::new(ProcessHost::new(&molt_fleet::Config {
-            data_dir: root.to_owned(),
-            cell_binary: PathBuf::new(),
-            proxy_url: String::new(),
-            catalog: config.own_catalog()?.into(),
-            uid_range: None,
-        })?),
+        _ => {
+            let settings = molt_fleet::Config {
+                data_dir: root.to_owned(),
+                cell_binary: PathBuf::new(),
+                proxy_url: String::new(),
+                catalog: config.own_catalog()?.into(),
+                uid_range: None,
+            };
+            Box::new(ProcessHost::new(&settings, &Sealing::off())?)
+        }
     }))
 }
 
@@ -137,6 +147,7 @@ fn docker_config(config: &Config, root: &Path, installation: Uuid, program: &Pat
         installation,
         image,
         socket: fleet.docker_socket.clone(),
+        gates: None,
         memory_bytes: fleet.memory_mib * MIB,
         processes: fleet.processes,
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked with the settings")]

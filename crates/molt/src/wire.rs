@@ -15,12 +15,12 @@ use molt_identity::Local;
 use molt_model::{CatalogInForce, Clock, SystemClock};
 use molt_notify::{Deliver, LocalMailer};
 use molt_store::{Channel, Store};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, KeySource, MasterKey, ProviderKind};
 use crate::hosts::Parts;
 use crate::prices::Prices;
-use crate::tasks::{Schedule, Tasks};
+use crate::tasks::{Schedule, Tasks, Woken};
 
 /// The nets under the wake-ups. Work that a lost wake-up forgot waits no longer than this.
 const QUEUE_PERIOD: Duration = Duration::from_secs(15);
@@ -29,7 +29,7 @@ const FLEET_PERIOD: Duration = Duration::from_secs(5);
 const RENEW_PERIOD: Duration = Duration::from_secs(60);
 /// What a bot uses is looked at this often; what it does with money that it doesn't have, the caps stop at once.
 const WATCH_PERIOD: Duration = Duration::from_secs(30);
-/// A new cell waits for its gate no longer than this; its runtime boots meanwhile.
+/// The net under the fleet's own call: a cell that lives already waits for a lost gate no longer.
 const GATES_PERIOD: Duration = Duration::from_secs(1);
 /// Ended log-ins, used tickets and old messages do no harm while they wait for this.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60 * 60);
@@ -85,7 +85,8 @@ impl Platform {
         if roles.proxy && config.watch {
             start_rounds(&store, &clock, &tasks);
         }
-        let gates = ghost.as_ref().map(|ghost| start_gates(ghost, &data_dir, &tasks));
+        let wanted = Arc::new(Notify::new());
+        let gates = ghost.as_ref().map(|ghost| start_gates(ghost, &data_dir, &tasks, wanted.clone()));
         if let Some(ghost) = &ghost {
             router = router.merge(molt_ghost::router(ghost.clone()));
         }
@@ -95,7 +96,10 @@ impl Platform {
             relays = Some(chats);
         }
         let fleet = match fleet.filter(|_| roles.fleet) {
-            Some(parts) => Some(start_fleet(config, bound, store.clone(), catalog, clock, &tasks, parts)?),
+            Some(parts) => {
+                let sealing = config.fleet.sealing(gates.as_ref().map(|_| wanted));
+                Some(start_fleet(config, &sealing, bound, store.clone(), catalog, clock, &tasks, parts)?)
+            }
             None => None,
         };
         Ok(Self { tasks, router, fleet, ghost, gates, relays, ready, store })
@@ -176,11 +180,16 @@ fn start_ghost(
     Ok(Ghost::start(ghost, store, clock)?)
 }
 
-fn start_gates(ghost: &Ghost, data_dir: &Path, tasks: &Tasks) -> Arc<Gates> {
+/// `wanted`: told by the fleet of this process when a cell is about to need its gate.
+fn start_gates(ghost: &Ghost, data_dir: &Path, tasks: &Tasks, wanted: Arc<Notify>) -> Arc<Gates> {
     let gates = Arc::new(Gates::new(ghost, data_dir));
     let schedule = Schedule { name: "gates", period: GATES_PERIOD, wakes: |channel| *channel == Channel::Fleet };
     let held = gates.clone();
-    tasks.spawn(schedule, move || {
+    let woken = move || -> Woken {
+        let wanted = wanted.clone();
+        Box::pin(async move { wanted.notified().await })
+    };
+    tasks.spawn_woken(schedule, woken, move || {
         let gates = held.clone();
         async move { Ok(gates.run_once().map(|held| (held.opened + held.closed) as u64)?) }
     });
@@ -248,8 +257,10 @@ fn start_api(
     (molt_api::router(state.with_readiness(ready)), relays)
 }
 
+#[expect(clippy::too_many_arguments, reason = "the place where everything comes together")]
 fn start_fleet(
     config: &Config,
+    sealing: &Sealing,
     bound: SocketAddr,
     store: Store,
     catalog: CatalogInForce,
@@ -261,7 +272,7 @@ fn start_fleet(
         Some(url) => url.as_str().trim_end_matches('/').to_owned(),
         None => format!("http://{}/v1", loopback(bound)),
     };
-    let opened = parts.open(proxy_url, catalog)?;
+    let opened = parts.open(proxy_url, sealing, catalog)?;
     let fleet = Arc::new(Fleet::new(opened.settings, store, clock, opened.host, opened.runtime));
     let schedule = Schedule { name: "fleet", period: FLEET_PERIOD, wakes: |channel| *channel == Channel::Fleet };
     let (waiting, working) = (fleet.clone(), fleet.clone());

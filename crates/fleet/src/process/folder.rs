@@ -14,7 +14,7 @@ const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const ROOM_BYTES_MIN: u64 = 4 * 1024 * 1024;
 const TRASH_PREFIX: &str = ".trash-";
 
-/// `<data>/bots/<bot>/` with `state/` (the bot's memory), `run/` (who lives, and the socket in `run/in/`) and `log/`.
+/// `<data>/bots/<bot>/` with `state/` (the bot's memory), `run/` (who lives; the way in and the way out) and `log/`.
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
     pub(super) bot: BotId,
@@ -36,8 +36,18 @@ impl Folder {
         self.root.join("run")
     }
 
+    /// Where the proxy puts the bot's gate. The cell can reach what lies in it and put nothing there.
+    pub(super) fn out(&self) -> PathBuf {
+        self.run().join("out")
+    }
+
+    /// Where the cell puts the socket by which the platform reaches it.
+    pub(super) fn way_in(&self) -> PathBuf {
+        self.run().join("in")
+    }
+
     pub(super) fn socket(&self) -> PathBuf {
-        self.run().join("in/cell.sock")
+        self.way_in().join("cell.sock")
     }
 
     /// Locked by the cell's process from before its first instruction: it is its standard input.
@@ -62,9 +72,10 @@ impl Folder {
         for (path, mode, cells) in [
             (self.root.clone(), passing, false),
             (self.run(), passing, false),
+            (self.out(), passing, false),
             (self.root.join("log"), 0o700, false),
             (self.state(), 0o700, true),
-            (self.run().join("in"), 0o700, true),
+            (self.way_in(), 0o700, true),
         ] {
             match DirBuilder::new().mode(0o700).create(&path) {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
@@ -85,8 +96,12 @@ impl Folder {
         if free < ROOM_BYTES_MIN { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
+    /// The folder is the cell's own, so anything may lie there.
     pub(super) fn remove_socket(&self) -> io::Result<()> {
-        absent_is_fine(fs::remove_file(self.socket()))
+        match fs::remove_file(self.socket()) {
+            Err(error) if error.kind() == ErrorKind::IsADirectory => remove_all(&self.socket()),
+            done => absent_is_fine(done),
+        }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -175,6 +190,9 @@ mod tests {
         folder.bound_log().unwrap();
         assert_eq!(folder.open_log().unwrap().metadata().unwrap().len(), 0);
 
+        fs::create_dir_all(folder.socket().join("in its place")).unwrap();
+        folder.remove_socket().unwrap();
+        folder.remove_socket().unwrap();
         let locked = folder.state().join("locked");
         fs::create_dir(&locked).unwrap();
         fs::write(locked.join("file"), "x").unwrap();

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 use super::folder::Folder;
+use super::seal;
 use crate::host::HostError;
 
 /// The cell ends its runtime and itself within this; then it is forced.
@@ -89,8 +90,30 @@ fn open_in_state(folder: &Folder) -> io::Result<File> {
     File::options().read(true).custom_flags(flags.cast_signed()).open(folder.cell_lock())
 }
 
-/// The number of the living cell: what it wrote down, if that is the same process and a cell of the right user.
+/// The number of the living cell.
 fn cell_number(folder: &Folder) -> Option<u32> {
+    noted_number(folder).or_else(|| sealed_number(folder))
+}
+
+/// A sealed cell counts processes for itself and doesn't know its number out here: it is the child of the keeper that
+/// carries its mark.
+fn sealed_number(folder: &Folder) -> Option<u32> {
+    let mark = leftovers::mark(folder.bot.as_str(), &folder.state());
+    let living = leftovers::living();
+    let is_keeper = |pid: u32| {
+        leftovers::program_name(pid).is_some_and(|name| name == seal::KEEPER) && mark_of(pid).as_ref() == Some(&mark)
+    };
+    let keepers: Vec<u32> = living.iter().copied().filter(|&pid| is_keeper(pid)).collect();
+    let is_cell = |pid: u32| {
+        leftovers::parent(pid).is_some_and(|parent| keepers.contains(&parent))
+            && leftovers::program_name(pid).is_some_and(|name| name.starts_with(PROGRAM))
+            && leftovers::user(pid) == folder.owner()
+    };
+    living.into_iter().find(|&pid| is_cell(pid))
+}
+
+/// What the cell wrote down, if that is the same process and a cell of the right user.
+fn noted_number(folder: &Folder) -> Option<u32> {
     let mut text = String::new();
     open_in_state(folder).ok()?.take(LOCK_TEXT_BYTES_MAX).read_to_string(&mut text).ok()?;
     let mut words = text.split_whitespace();
@@ -153,7 +176,10 @@ fn rest(folder: &Folder) -> Vec<u32> {
         Some(found) => found == mark,
         None => user.is_some() && leftovers::user(pid) == user,
     };
-    leftovers::living().into_iter().filter(|&pid| is_rest(pid)).collect()
+    let mut rest: Vec<u32> = leftovers::living().into_iter().filter(|&pid| is_rest(pid)).collect();
+    // What is in the cell's group is the cell's, whatever it did to its environment.
+    rest.extend(seal::members(&folder.bot));
+    rest
 }
 
 fn mark_of(pid: u32) -> Option<String> {

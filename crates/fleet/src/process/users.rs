@@ -63,9 +63,10 @@ pub(super) fn check_reachable(path: &Path) -> Result<(), String> {
 
 /// What the cell's own user left in the folders that everybody shares.
 pub(super) fn remove_strays(folder: &Folder) -> io::Result<()> {
-    let Some(user) = folder.owner().filter(|user| USERS.contains(user) || USERS_IN_A_CONTAINER.contains(user)) else {
-        return Ok(());
-    };
+    // An ordinary user's own number may lie in these ranges as well; what is in their shared folders is theirs.
+    let own = rustix::process::geteuid().as_raw();
+    let is_cells = |user: &u32| *user != own && (USERS.contains(user) || USERS_IN_A_CONTAINER.contains(user));
+    let Some(user) = folder.owner().filter(is_cells) else { return Ok(()) };
     for shared in SHARED_FOLDERS {
         let Ok(entries) = fs::read_dir(shared) else { continue };
         for entry in entries.flatten() {

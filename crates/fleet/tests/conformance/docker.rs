@@ -53,6 +53,7 @@ impl HostUnderTest for Containers {
             installation: uuid::Uuid::new_v4(),
             image,
             socket: folder.join("relay.sock"),
+            gates: None,
             memory_bytes: 256 * MIB,
             processes: 64,
             nano_cpus: 1_000_000_000,

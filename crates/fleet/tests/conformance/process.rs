@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use molt_bot::leftovers::{MARK_VARIABLE, environment, living, mark};
-use molt_fleet::{CellSpec, Config, Host, ProcessHost, cell_users};
+use molt_fleet::{CellSpec, Config, Host, ProcessHost, Sealing, cell_users};
 use molt_model::BotId;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -58,7 +58,7 @@ impl HostUnderTest for Processes {
     }
 
     fn open(&self) -> Arc<dyn Host> {
-        Arc::new(ProcessHost::new(&self.config).unwrap())
+        Arc::new(ProcessHost::new(&self.config, &Sealing::off()).unwrap())
     }
 
     fn spec(&self, bot: &BotId, revision: i64) -> CellSpec {

@@ -7,5 +7,7 @@
 mod crash;
 mod ladder;
 mod process;
+#[cfg(target_os = "linux")]
+mod sealed;
 mod stage;
 mod world;

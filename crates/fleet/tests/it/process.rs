@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use molt_bot::leftovers::{MARK_VARIABLE, living, mark, parent, start_time};
 use molt_bot::{CellAddress, CellHealth, Client};
-use molt_fleet::{CellSpec, Config, Ensured, Fleet, Host, ProcessHost, Report, RuntimeState, cell_users};
+use molt_fleet::{CellSpec, Config, Ensured, Fleet, Host, ProcessHost, Report, RuntimeState, Sealing, cell_users};
 use molt_model::{BotId, Intent, Observed};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
@@ -49,7 +49,7 @@ impl House {
     }
 
     fn host(&self) -> Arc<ProcessHost> {
-        Arc::new(ProcessHost::new(&self.config).unwrap())
+        Arc::new(ProcessHost::new(&self.config, &Sealing::off()).unwrap())
     }
 
     fn fleet(&self) -> Fleet {
@@ -127,7 +127,7 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// The cell and the stand-in runtime, built if they aren't.
-fn programs() -> [PathBuf; 2] {
+pub(crate) fn programs() -> [PathBuf; 2] {
     static BUILT: std::sync::Once = std::sync::Once::new();
     let test = std::env::current_exe().unwrap();
     let target = test.parent().and_then(Path::parent).unwrap();
@@ -376,7 +376,7 @@ async fn another_program_that_starts_a_cell() {
         catalog: crate::stage::catalog().into(),
         uid_range: cell_users(),
     };
-    let host = ProcessHost::new(&config).unwrap();
+    let host = ProcessHost::new(&config, &Sealing::off()).unwrap();
     // Again and again, as the reconciler does: an inspection by somebody else can look like a claim for a moment.
     loop {
         host.ensure(&spec(&config, bot.parse().unwrap())).await.unwrap();
@@ -384,7 +384,7 @@ async fn another_program_that_starts_a_cell() {
     }
 }
 
-fn spec(config: &Config, bot: BotId) -> CellSpec {
+pub(crate) fn spec(config: &Config, bot: BotId) -> CellSpec {
     let runtime = config.data_dir.join("bin/runtime");
     CellSpec {
         bot,
@@ -424,12 +424,13 @@ async fn a_look_from_elsewhere_never_passes_for_a_living_cell() {
 async fn what_can_not_work_is_said_before_anybody_waits() {
     let stage = Stage::new().await;
     let deep = stage.folder.join("a-folder-with-a-very-long-name-that-no-socket-fits-into-because-it-goes-on-and-on");
-    let error = ProcessHost::new(&Config { data_dir: deep, ..stage.config() }).err().unwrap().to_string();
+    let error =
+        ProcessHost::new(&Config { data_dir: deep, ..stage.config() }, &Sealing::off()).err().unwrap().to_string();
     assert!(error.contains("too long") && error.contains("at most"), "{error}");
     if let Some(users) = cell_users() {
         std::fs::set_permissions(&stage.folder, std::fs::Permissions::from_mode(0o700)).unwrap();
         let closed = Config { uid_range: Some(users), ..stage.config() };
-        let error = ProcessHost::new(&closed).err().unwrap().to_string();
+        let error = ProcessHost::new(&closed, &Sealing::off()).err().unwrap().to_string();
         assert!(error.contains("chmod o+x"), "{error}");
     }
 }

@@ -9,6 +9,7 @@ mod journey;
 mod live;
 mod money;
 mod prices;
+mod sealed;
 mod stack;
 mod startup;
 mod stolen;

@@ -78,6 +78,16 @@ impl Stack {
         stack
     }
 
+    /// Cells whose runtime has a probe beside it, which tries to get out of them.
+    pub(crate) async fn start_probed(settings: &str) -> Self {
+        let mut stack = Self::prepare_with(settings, false).await;
+        let command = [brought(&stack.folder, "molt-seal-probe"), stand_in(&stack.folder)];
+        stack.settings = format!("{}[runtime]\ncommand = {command:?}\n", stack.settings);
+        std::fs::write(stack.folder.join("molt.toml"), &stack.settings).expect("the test's folder can be written");
+        stack.launch().await;
+        stack
+    }
+
     /// Everything but the program.
     pub(crate) async fn prepare(settings: &str) -> Self {
         Self::prepare_with(settings, true).await
@@ -262,12 +272,16 @@ pub(crate) fn molt() -> Command {
     command
 }
 
-/// Where the users that cells run as can start it: a checkout may be in a folder that is closed to them.
 fn stand_in(folder: &Path) -> PathBuf {
-    let built = Path::new(env!("CARGO_BIN_EXE_molt")).with_file_name("molt-stand-in-runtime");
-    let here = folder.join("molt-stand-in-runtime");
+    brought(folder, "molt-stand-in-runtime")
+}
+
+/// Where the users that cells run as can start it: a checkout may be in a folder that is closed to them.
+fn brought(folder: &Path, program: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_molt")).with_file_name(program);
+    let here = folder.join(program);
     if std::fs::hard_link(&built, &here).is_err() {
-        std::fs::copy(&built, &here).expect("the stand-in was built");
+        std::fs::copy(&built, &here).expect("the program was built");
     }
     here
 }

@@ -59,7 +59,9 @@ impl Loot {
         let settings = upstream.settings();
         let keys = KeyFile::write();
         let with_key = format!("kind = \"openai\"\napi_key_file = {:?}\n", keys.0);
-        let stack = Stack::start_with(&settings.replace("kind = \"openai\"\n", &with_key)).await;
+        // A sealed cell has no key at all; where nothing can be sealed off this is what there is to steal.
+        let settings = settings.replace("kind = \"openai\"\n", &with_key) + "\n[fleet]\nseal = \"off\"\n";
+        let stack = Stack::start_with(&settings).await;
         let (person, bot) = stack.with_bot("Ada").await;
         let cell = stack.cells().pop().expect("the bot runs");
         let text = std::fs::read(format!("/proc/{}/environ", cell.pid)).expect("the thief is root");

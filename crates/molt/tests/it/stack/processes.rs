@@ -1,6 +1,8 @@
-//! Which programs belong to one stack, seen from outside: by the data folder in their command line or environment.
+//! Which programs belong to one stack, seen from outside: by the data folder in their command line or environment, or in that
+//! of what started them. A sealed cell knows nothing of the folder; its keeper does.
 //! Never: a process ended that this stack's folder doesn't name.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -43,16 +45,28 @@ pub(crate) fn below(folder: &Path) -> Vec<Process> {
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let own = std::process::id().cast_signed();
     let read = |pid: i32, what: &str| std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
-    let mut found: Vec<Process> = pids
+    let all: Vec<(Process, bool)> = pids
         .filter(|pid| *pid != own)
-        .filter_map(|pid| {
+        .map(|pid| {
             let command = String::from_utf8_lossy(&read(pid, "cmdline")).replace('\0', " ").trim().to_owned();
             let named = command.contains(&mark) || String::from_utf8_lossy(&read(pid, "environ")).contains(&mark);
-            (named && !command.is_empty()).then_some(Process { pid, command })
+            (Process { pid, command }, named)
         })
         .collect();
+    let mut known: BTreeSet<i32> = all.iter().filter(|(_, named)| *named).map(|(process, _)| process.pid).collect();
+    let parents: Vec<(i32, i32)> =
+        all.iter().filter_map(|(process, _)| Some((process.pid, parent(process.pid)?))).collect();
+    while let Some((pid, _)) = parents.iter().find(|(pid, parent)| known.contains(parent) && !known.contains(pid)) {
+        known.insert(*pid);
+    }
+    let mut found: Vec<Process> = all.into_iter().map(|(process, _)| process).collect();
+    found.retain(|process| known.contains(&process.pid) && !process.command.is_empty());
     found.sort_by_key(|process| process.pid);
     found
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    i32::try_from(molt_bot::leftovers::parent(u32::try_from(pid).ok()?)?).ok()
 }
 
 /// Ends them all, and again what they started meanwhile.
