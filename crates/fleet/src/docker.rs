@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
-use container::{Found, Listed};
+use container::{Found, Listed, Owner};
 use engine::Engine;
 pub use look::{EngineFound, look_at_engine};
 use place::Place;
@@ -61,6 +61,7 @@ pub struct DockerConfig {
 pub struct DockerHost {
     config: DockerConfig,
     bots: PathBuf,
+    owner: Owner,
     engine: Engine,
 }
 
@@ -70,8 +71,8 @@ impl DockerHost {
         let bots = config.data_dir.join("bots");
         std::fs::create_dir_all(&bots).context("make the folder for bots")?;
         let bots = bots.canonicalize().context("find the folder for bots")?;
-        let engine = Engine::new(&config.socket);
-        Ok(Self { config, bots, engine })
+        let (owner, engine) = (Owner::new(&config, &bots), Engine::new(&config.socket));
+        Ok(Self { config, bots, owner, engine })
     }
 
     fn place(&self, bot: &BotId) -> Place {
@@ -95,9 +96,9 @@ impl DockerHost {
     async fn ours(&self, path: &str, what: &'static str) -> Result<Option<Found>, HostError> {
         let Some(answer) = self.engine.get(path).await?.found(what)? else { return Ok(None) };
         let found: Found = answer.read()?;
-        if !found.is_of(&self.config.installation.to_string()) {
+        if !found.is_of(&self.owner) {
             return Err(HostError::Unusable(
-                "a container or volume with a bot's name belongs to another installation on this engine; it is left alone"
+                "a container or volume with a bot's name belongs to another installation or data folder; it is left alone"
                     .to_owned(),
             ));
         }
@@ -111,10 +112,10 @@ impl DockerHost {
             gates.notify_one();
         }
         if self.volume(bot).await?.is_none() {
-            let volume = serde_json::json!({ "Name": bot, "Labels": container::labels(&self.config, bot.as_str()) });
+            let volume = serde_json::json!({ "Name": bot, "Labels": self.owner.labels(bot.as_str()) });
             self.engine.post("/volumes/create", Some(&volume)).await?.expect("make the volume")?;
         }
-        let body = container::body(&self.config, bot.as_str(), &place);
+        let body = container::body(&self.config, &self.owner, bot.as_str(), &place);
         let made = self.engine.post(&format!("/containers/create?name={bot}"), Some(&body)).await?;
         if made.status == StatusCode::NOT_FOUND && made.said().to_lowercase().contains("no such image") {
             return Err(HostError::Unusable(format!(
@@ -221,7 +222,7 @@ impl Host for DockerHost {
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<BotId>, HostError>> {
         Box::pin(async move {
-            let filter = container::filter(&self.config);
+            let filter = self.owner.filter();
             let mut found = place::on_disk(&self.bots).context("read the folder for bots")?;
             found.extend(self.held(&format!("/containers/json?all=true&filters={filter}"), |list| list).await?);
             let volumes = |mut list: serde_json::Value| list["Volumes"].take();

@@ -116,7 +116,7 @@ pub fn existing(config: &Config, root: &Path) -> anyhow::Result<Option<Box<dyn H
         return Ok(None);
     }
     let installation = fs::read_to_string(root.join(OWNER_FILE)).unwrap_or_default().trim().parse::<Uuid>();
-    Ok(Some(match (kind_of(root), installation) {
+    let host: Box<dyn Host> = match (kind_of(root), installation) {
         (Some(HostKind::Docker), Ok(installation)) => {
             Box::new(DockerHost::new(docker_config(config, root, installation, Path::new(""))?)?)
         }
@@ -131,7 +131,8 @@ pub fn existing(config: &Config, root: &Path) -> anyhow::Result<Option<Box<dyn H
             };
             Box::new(ProcessHost::new(&settings, &Sealing::off())?)
         }
-    }))
+    };
+    Ok(Some(host))
 }
 
 /// Without a program, for those who start nothing, there is no name of an image.
@@ -150,7 +151,6 @@ fn docker_config(config: &Config, root: &Path, installation: Uuid, program: &Pat
         gates: None,
         memory_bytes: fleet.memory_mib * MIB,
         processes: fleet.processes,
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked with the settings")]
         nano_cpus: (fleet.cpus * NANOS_PER_CPU) as u64,
     })
 }
@@ -168,18 +168,15 @@ fn prepare_runtime(
         true => Some(Image::of(program, &config.fleet.docker_socket)?),
         false => None,
     };
-    let state = match (own.is_empty(), docker && image.is_none()) {
-        (false, _) if image.is_none() => RuntimeState::Ready { command: own },
-        (_, true) => RuntimeState::Ready { command: Image::command() },
-        _ => install::before(),
-    };
-    let ready = matches!(state, RuntimeState::Ready { .. });
+    let command = if docker && own.is_empty() { Image::command() } else { own };
+    let ready = image.is_none() && !command.is_empty();
+    let state = if ready { RuntimeState::Ready { command: command.clone() } } else { install::before() };
     let (sender, receiver) = watch::channel(state);
     let folder = data.packages();
     let task = tokio::spawn(async move {
         match image {
             _ if ready => {}
-            Some(image) => keep_making(image, folder, &sender).await,
+            Some(image) => keep_making(image, command, folder, &sender).await,
             None => install::runtime(folder, &sender).await,
         }
         // The fleet listens as long as it lives.

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use molt_fleet::RuntimeState;
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
+use tokio::sync::watch;
 
 use crate::install;
 
@@ -147,10 +148,10 @@ impl Image {
         self.build(tar, &[&folder.0], &self.name, &format!("RUNTIME={}", self.runtime)).await
     }
 
-    /// `tar` prints the context; its arguments begin with `$1`.
+    /// `tar` prints the context; its arguments begin with `$1`. Where it fails, what it printed must not pass for whole.
     async fn build(&self, tar: &str, arguments: &[&Path], name: &str, argument: &str) -> anyhow::Result<()> {
         let script = format!(
-            "set -e; {{ {tar} || echo broken; }} | \
+            "{{ {tar} || echo broken; }} | \
              docker build --quiet --network host --tag {name} --build-arg {argument} - >&2"
         );
         let mut command = Command::new("sh");
@@ -166,14 +167,14 @@ impl Image {
 }
 
 /// Makes the image in the background of everything else, and tells how far it is; tries again until it is there.
-pub async fn keep_making(image: Image, packages: PathBuf, state: &tokio::sync::watch::Sender<RuntimeState>) {
+pub async fn keep_making(image: Image, command: Vec<String>, packages: PathBuf, state: &watch::Sender<RuntimeState>) {
     let progress = |percent: u8, sentence: &str| {
         state.send_replace(RuntimeState::Installing { percent, sentence: sentence.to_owned() });
     };
     loop {
         match image.make(&packages, &progress).await {
             Ok(()) => {
-                state.send_replace(RuntimeState::Ready { command: Image::command() });
+                state.send_replace(RuntimeState::Ready { command });
                 return;
             }
             Err(error) => {

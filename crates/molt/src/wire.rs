@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use molt_api::{ApiState, Relays};
 use molt_billing::{Inbox, LocalPayments, Renew};
-use molt_fleet::{Fleet, RuntimeState};
+use molt_fleet::{Fleet, RuntimeState, Sealing};
 use molt_ghost::{Gates, Ghost, Rounds};
 use molt_identity::Local;
 use molt_model::{CatalogInForce, Clock, SystemClock};

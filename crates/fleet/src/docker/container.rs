@@ -5,6 +5,7 @@ use molt_bot::leftovers;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{DockerConfig, seccomp};
 use crate::docker::place::Place;
@@ -12,8 +13,9 @@ use crate::host::CellSpec;
 
 /// The user of every cell. Nobody has it, here or outside; what keeps cells apart are their containers.
 pub(super) const USER: u32 = 65532;
-/// Whose container or volume it is.
+/// Whose container or volume it is: of which database, and of which data folder. A copy of a database has the same id.
 const INSTALLATION_LABEL: &str = "molt.installation";
+const FOLDER_LABEL: &str = "molt.folder";
 const BOT_LABEL: &str = "molt.bot";
 /// Where things are inside.
 const STATE: &str = "/state";
@@ -63,9 +65,10 @@ impl Found {
         matches!(status, Some("running" | "paused" | "restarting"))
     }
 
-    pub(super) fn is_of(&self, installation: &str) -> bool {
+    pub(super) fn is_of(&self, owner: &Owner) -> bool {
         let labels = self.config.as_ref().and_then(|config| config.labels.as_ref()).or(self.labels.as_ref());
-        labels.and_then(|labels| labels.get(INSTALLATION_LABEL)?.as_str()) == Some(installation)
+        let has = |name: &str, value: &str| labels.and_then(|labels| labels.get(name)?.as_str()) == Some(value);
+        has(INSTALLATION_LABEL, &owner.installation) && has(FOLDER_LABEL, &owner.folder)
     }
 }
 
@@ -83,19 +86,35 @@ impl Listed {
     }
 }
 
-pub(super) fn labels(config: &DockerConfig, bot: &str) -> Value {
-    json!({ INSTALLATION_LABEL: config.installation.to_string(), BOT_LABEL: bot })
+/// Whose containers these are.
+#[derive(Debug)]
+pub(super) struct Owner {
+    installation: String,
+    folder: String,
 }
 
-/// What the engine's lists are asked for.
-pub(super) fn filter(config: &DockerConfig) -> String {
-    let label = format!("{INSTALLATION_LABEL}={}", config.installation);
-    super::engine::escape(&json!({ "label": [label] }).to_string())
+impl Owner {
+    /// `bots` is the folder of all bots, without links in its path.
+    pub(super) fn new(config: &DockerConfig, bots: &std::path::Path) -> Self {
+        let digest = Sha256::digest(bots.as_os_str().as_encoded_bytes());
+        Self { installation: config.installation.to_string(), folder: hex::encode(&digest[..6]) }
+    }
+
+    pub(super) fn labels(&self, bot: &str) -> Value {
+        json!({ INSTALLATION_LABEL: self.installation, FOLDER_LABEL: self.folder, BOT_LABEL: bot })
+    }
+
+    /// What the engine's lists are asked for.
+    pub(super) fn filter(&self) -> String {
+        let labels = [(INSTALLATION_LABEL, &self.installation), (FOLDER_LABEL, &self.folder)];
+        let labels = labels.map(|(name, value)| format!("{name}={value}"));
+        super::engine::escape(&json!({ "label": labels }).to_string())
+    }
 }
 
 /// What the engine is to make. The engine doesn't start it again by itself: whoever does has to bring the settings, and it
 /// is the fleet that counts failures.
-pub(super) fn body(config: &DockerConfig, bot: &str, place: &Place) -> Value {
+pub(super) fn body(config: &DockerConfig, owner: &Owner, bot: &str, place: &Place) -> Value {
     let bind = |from: &std::path::Path, to: &str, writable: bool| {
         json!({ "Type": "bind", "Source": from, "Target": to, "ReadOnly": !writable,
                 "BindOptions": { "Propagation": "rprivate" } })
@@ -109,7 +128,7 @@ pub(super) fn body(config: &DockerConfig, bot: &str, place: &Place) -> Value {
         "WorkingDir": STATE,
         "Env": ["HOME=/state", "LANG=C.UTF-8", "MOLT_SETTINGS=stdin",
                 "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-        "Labels": labels(config, bot),
+        "Labels": owner.labels(bot),
         "OpenStdin": true,
         "StdinOnce": true,
         "AttachStdin": true,
@@ -119,7 +138,8 @@ pub(super) fn body(config: &DockerConfig, bot: &str, place: &Place) -> Value {
         "StopSignal": "SIGTERM",
         "StopTimeout": GRACE_SECONDS,
         "HostConfig": {
-            "Init": true,
+            // The cell is process 1 itself: it reaps what is orphaned, and its memory and places are closed to its tools.
+            "Init": false,
             "NetworkMode": "none",
             "IpcMode": "private",
             "ReadonlyRootfs": true,

@@ -18,11 +18,6 @@ use crate::process::programs;
 use crate::suite::{Fault, Found, HostUnderTest, Losing, Story, cell_spec};
 
 const MIB: u64 = 1024 * 1024;
-/// Does something to the cell itself, whichever number it has inside.
-const SIGNAL_CELL: &str = r#"for p in /proc/[0-9]*; do
-  read -r name < "$p/comm" && [ "$name" = molt-cell ] && kill "-$0" "${p#/proc/}"
-done; true"#;
-
 pub(crate) struct Containers {
     engine: Engine,
     folder: PathBuf,
@@ -38,7 +33,7 @@ impl HostUnderTest for Containers {
         let (engine, image) = tokio::task::spawn_blocking(|| {
             let engine = Engine::find()?;
             let [cell, runtime] = programs();
-            let image = engine.image(&cell, &runtime);
+            let image = engine.image(&[(&cell, "/molt/molt-cell"), (&runtime, "/molt/runtime")]);
             Ok::<_, String>((engine, image))
         })
         .await
@@ -81,8 +76,8 @@ impl HostUnderTest for Containers {
     async fn fault(&self, fault: Fault, bot: &BotId) {
         let bot = bot.as_str();
         match fault {
-            Fault::Crash => drop(self.engine.try_docker(&["exec", bot, "/bin/sh", "-c", SIGNAL_CELL, "KILL"])),
-            Fault::Hang => drop(self.engine.docker(&["exec", bot, "/bin/sh", "-c", SIGNAL_CELL, "STOP"])),
+            Fault::Crash => drop(self.engine.docker(&["kill", "--signal", "KILL", bot])),
+            Fault::Hang => drop(self.engine.docker(&["kill", "--signal", "STOP", bot])),
             Fault::GoneMachine => drop(self.engine.docker(&["rm", "--force", bot])),
             Fault::FullDisk => self.fill_the_disk(),
             Fault::HostAway => {
