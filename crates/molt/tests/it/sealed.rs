@@ -212,6 +212,15 @@ impl World {
         attempts
     }
 
+    /// Ctrl-C; no process of a cell is left, nor its groups.
+    async fn end(mut self) {
+        assert!(self.stack.interrupt().await.success());
+        assert_eq!(crate::stack::processes::below(&self.stack.data()), Vec::new());
+        for bot in [&self.attacker.1, &self.neighbour.1] {
+            assert!(!Path::new("/sys/fs/cgroup/memory/molt-cells").join(bot).exists(), "the group of {bot} is left");
+        }
+    }
+
     /// Nobody came to where the host listens.
     fn assert_nobody_came(&self) {
         self.door.set_nonblocking(true).unwrap();
@@ -301,6 +310,7 @@ async fn nothing_gets_out_of_a_sealed_cell_and_the_neighbour_goes_on() {
     let mut chat = world.stack.chat(person, bot).await;
     assert_eq!(chat.turn("e-1", "main", "Are you still there?").await.end(), "finished", "it harmed only itself");
     drop(chat);
+    world.end().await;
 }
 
 #[tokio::test]
@@ -316,6 +326,7 @@ async fn the_same_attempts_get_through_where_nothing_is_sealed_off() {
     show(&answers);
     let refused: Vec<&String> = answers.iter().filter(|(_, (through, _))| !through).map(|(name, _)| name).collect();
     assert_eq!(refused, Vec::<&String>::new(), "these attempts prove nothing");
+    world.end().await;
 }
 
 #[tokio::test]
@@ -352,6 +363,7 @@ async fn a_cell_that_swaps_its_door_for_another_leads_nobody_there() {
     world.stack.eventually("the door is a door again", itself).await;
     world.assert_nobody_came();
     world.neighbour_answers("n-1").await;
+    world.end().await;
 }
 
 #[tokio::test]
@@ -383,4 +395,5 @@ async fn the_end_of_the_keeper_is_the_end_of_all_and_the_bot_comes_back() {
     };
     world.stack.eventually("the bot is back", back).await;
     world.stack.chat(person, bot).await.turn("e-1", "main", "Hello again.").await;
+    world.end().await;
 }

@@ -37,7 +37,7 @@ impl Limits {
         let mut why = "no control groups are mounted in /sys/fs/cgroup".to_owned();
         for trees in candidates(Path::new(ROOT), memory_bytes, processes) {
             let limits = Self { trees };
-            let trial = format!("trial-{}", std::process::id());
+            let trial = format!("trial-{}", uuid::Uuid::new_v4().simple());
             let tried = limits.prepare().and_then(|()| limits.open_named(&trial).map(drop));
             limits.trees.iter().for_each(|tree| drop(fs::remove_dir(tree.folder.join(&trial))));
             match tried {
