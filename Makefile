@@ -24,6 +24,10 @@ dev: ## the whole product on this machine: http://127.0.0.1:8787 (ARGS=… for o
 build:
 	@cargo build --package molt --package molt-cell --bin molt --bin molt-cell
 
+.PHONY: image
+image: build ## the image of the bots' containers, on this machine's Docker engine (ARGS=… for options)
+	@target/debug/molt image $(ARGS)
+
 .PHONY: app
 app: app/dist/index.html
 
@@ -37,7 +41,7 @@ app/node_modules/.installed: app/package-lock.json
 	@cd app && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
 .PHONY: test
-test: fmt-check lint test-rust test-app test-sdk test-journey ## everything that must be green before a push
+test: fmt-check lint test-rust test-app test-sdk test-journey test-docker ## everything that must be green before a push
 
 .PHONY: check
 check: fmt-check lint test-rust ## the quick half of `make test`: Rust only
@@ -80,6 +84,12 @@ test-sdk: app build e2e/node_modules/.installed
 .PHONY: test-journey
 test-journey: app build e2e/node_modules/.installed
 	cd e2e && node journey.mjs
+
+# The same, with the assistants in containers. Without an engine it is left out, but not in a continuous integration.
+.PHONY: test-docker
+test-docker: app build e2e/node_modules/.installed
+	@socket=$$(infrastructure/docker/engine) || { echo "The journey in containers was left out."; test -z "$${CI:-}"; exit; }; \
+	cd e2e && node journey.mjs --docker "$$socket"
 
 e2e/node_modules/.installed: e2e/package-lock.json
 	@cd e2e && $(NPM_CI) >/dev/null && touch node_modules/.installed

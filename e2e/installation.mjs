@@ -23,9 +23,9 @@ export class Installation {
     this.url = `http://127.0.0.1:${port}`;
   }
 
-  static async start({ molt, dataDir, settings, environment }) {
-    const installation = new Installation({ molt, dataDir, port: await freePort(), settings, environment });
-    await installation.launch(existsSync(dataDir) ? ["--reset", "--yes"] : []);
+  static async start(options) {
+    const installation = new this({ ...options, port: await freePort() });
+    await installation.launch(existsSync(options.dataDir) ? ["--reset", "--yes"] : []);
     return installation;
   }
 

@@ -2,7 +2,7 @@
 // OpenClaw that remembers, shows what it costs, can be stopped, and comes back when its cell dies.
 // Never: a step by anything but the page, except for the plug that is pulled and the file that is looked for.
 //
-//   node journey.mjs [--molt <program>] [--data-dir <folder>] [--pictures <folder>]
+//   node journey.mjs [--molt <program>] [--data-dir <folder>] [--pictures <folder>] [--docker <socket of an engine>]
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -11,6 +11,7 @@ import { join, resolve } from "node:path";
 import { parseArgs, promisify } from "node:util";
 
 import { openBrowser } from "./browser.mjs";
+import { DockerInstallation } from "./docker.mjs";
 import { Installation, until } from "./installation.mjs";
 
 // The first run on a machine fetches OpenClaw and its Node.
@@ -29,11 +30,18 @@ const { values: options } = parseArgs({
     molt: { type: "string", default: join(here, "../target/debug/molt") },
     "data-dir": { type: "string", default: join(tmpdir(), "molt-e2e", "data") },
     pictures: { type: "string", default: join(here, "screenshots") },
+    // Assistants live in containers of this engine.
+    docker: { type: "string" },
   },
 });
 
 const figures = {};
-const installation = await Installation.start({ molt: resolve(options.molt), dataDir: resolve(options["data-dir"]) });
+const Kind = options.docker ? DockerInstallation : Installation;
+const installation = await Kind.start({
+  molt: resolve(options.molt),
+  dataDir: resolve(options["data-dir"]),
+  socket: options.docker,
+});
 const browser = await openBrowser(resolve(options.pictures));
 const { page } = browser;
 const by = (name) => page.getByTestId(name);

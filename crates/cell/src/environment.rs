@@ -8,6 +8,12 @@ use molt_model::id::BotId;
 use secrecy::SecretString;
 use serde_json::Value;
 
+use crate::settings;
+
+/// Where the settings come from.
+const SETTINGS_VARIABLE: &str = "MOLT_SETTINGS";
+const BY_STDIN: &str = "stdin";
+
 /// Everything the cell has to know.
 #[derive(Debug)]
 pub struct Environment {
@@ -44,9 +50,13 @@ pub enum ProxyAddress {
 pub struct InvalidEnvironment(Vec<String>);
 
 impl Environment {
-    /// Reads this process's own variables.
+    /// Reads this process's own variables, or what comes by its standard input if they say so.
     pub fn of_this_process() -> Result<Self, InvalidEnvironment> {
-        Self::read(|name| std::env::var(name).ok())
+        if std::env::var(SETTINGS_VARIABLE).as_deref() != Ok(BY_STDIN) {
+            return Self::read(|name| std::env::var(name).ok());
+        }
+        let settings = settings::read(std::io::stdin()).map_err(|error| InvalidEnvironment(vec![error.to_string()]))?;
+        Self::read(|name| settings.get(name).cloned())
     }
 
     /// Reads every variable through `get` and reports all faults at once.

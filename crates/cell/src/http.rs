@@ -1,7 +1,9 @@
 //! The cell's door, for the platform only: health, configuration, chat stream.
 //! Never: answer anything but "alive" without the gateway token.
 
+use std::fs::Permissions;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +87,10 @@ fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
     }
     let folder = std::fs::File::open(folder).context("open the socket's folder")?;
     let address = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-    Ok(UnixListener::bind(address)?)
+    let listener = UnixListener::bind(&address)?;
+    // Who may pass through the folder is the platform, as whatever user; the token is asked for behind the door.
+    std::fs::set_permissions(&address, Permissions::from_mode(0o666)).context("open the socket to the platform")?;
+    Ok(listener)
 }
 
 /// Serves until the process ends.

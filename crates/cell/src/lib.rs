@@ -18,6 +18,7 @@ pub mod outlet;
 pub mod process;
 pub mod recover;
 pub mod runtime;
+pub mod settings;
 pub mod supervisor;
 pub mod tools;
 pub mod traces;

@@ -1,9 +1,10 @@
 //! Cells: one per bot that is meant to run, none for the others. A pure plan decides, a loop does one step at a time, and
-//! a host (processes of this machine) keeps the cells.
+//! a host (processes of this machine, or containers of its Docker engine) keeps the cells.
 //! Never: write what a person wants (intent, settings), or hold a transaction open over a call to a host or a cell.
 
 mod act;
 mod configuration;
+mod docker;
 mod error;
 mod health;
 mod host;
@@ -19,6 +20,7 @@ mod start;
 mod sweep;
 mod words;
 
+pub use docker::{DockerConfig, DockerHost, EngineFound, look_at_engine};
 pub use error::FleetError;
 pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
 pub use pace::{Pace, Paced};

@@ -13,12 +13,32 @@ use serde_json::json;
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::database::Database;
+use crate::image::Image;
+use crate::install;
 
 /// Who the audit log names when somebody with the machine's command line acts.
 pub(crate) const ACTOR: &str = "command line";
 const KEYS_LISTED_MAX: i64 = 1_000;
 /// A proxy that lives says so every ten seconds; whoever was silent for six times that is surely not at work.
 const PROXY_UNSEEN: TimeDelta = TimeDelta::minutes(1);
+
+/// Makes the bots' image unless the engine has it, and prints its name.
+pub async fn image(config: &Config) -> anyhow::Result<()> {
+    let data = DataDir::look(&config.data_dir);
+    let cell = install::cell_binary(&config.runtime.cell, &data.programs())?;
+    let image = Image::of(&cell, &config.fleet.docker_socket)?;
+    let told = std::sync::Mutex::new(String::new());
+    let progress = |_: u8, sentence: &str| {
+        let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *told != sentence {
+            eprintln!("  {sentence}");
+            sentence.clone_into(&mut told);
+        }
+    };
+    image.make(&data.packages(), &progress).await?;
+    println!("{}", image.name);
+    Ok(())
+}
 
 /// A Ghost Key for a program of this person's. Printed once, on a line of its own.
 pub async fn create_key(config: &Config, email: &str, label: &str, cap: Option<Nanos>) -> anyhow::Result<()> {

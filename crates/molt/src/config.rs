@@ -28,6 +28,7 @@ use url::Url;
 pub use keys::KeySource;
 pub use models::{Offer, Provider, ProviderKind};
 
+use crate::hosts::HostKind;
 use crate::prices::list::PriceList;
 
 /// The reference: every setting, its default and a sentence.
@@ -38,6 +39,8 @@ const MIB: u64 = 1024 * 1024;
 /// Enough for the smallest runtime that somebody may write; OpenClaw wants far more.
 const MEMORY_MIB_MIN: u64 = 64;
 const PROCESSES_MIN: u32 = 32;
+const CPUS_MIN: f64 = 0.1;
+const CPUS_MAX: f64 = 1024.0;
 
 /// What the command line says, over everything else.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +48,7 @@ pub struct Overrides {
     pub file: Option<PathBuf>,
     pub listen: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
+    pub host: Option<HostKind>,
     /// This process is a proxy, so the providers' keys are read, and those that must be there must be.
     pub holds_keys: bool,
 }
@@ -68,11 +72,16 @@ pub struct Runtime {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cells {
-    /// Whether they are sealed off from the machine.
+    pub host: HostKind,
+    /// Whether processes are sealed off from the machine; containers always are.
     pub seal: Seal,
     /// Of one cell.
     pub memory_mib: u64,
     pub processes: u32,
+    pub cpus: f64,
+    pub docker_socket: PathBuf,
+    /// Empty: one that is made here.
+    pub image: String,
 }
 
 /// The words for `SealMode`.
@@ -105,6 +114,12 @@ impl Cells {
         }
         if self.processes < PROCESSES_MIN {
             faults.push(small("processes", PROCESSES_MIN.into()));
+        }
+        if !(CPUS_MIN..=CPUS_MAX).contains(&self.cpus) {
+            faults.push(format!("fleet.cpus: between {CPUS_MIN} and {CPUS_MAX}"));
+        }
+        if !self.docker_socket.is_absolute() {
+            faults.push("fleet.docker_socket: the full path of the engine's socket on this machine".to_owned());
         }
         faults
     }
@@ -308,6 +323,9 @@ fn layers(overrides: &Overrides) -> Figment {
     }
     if let Some(data_dir) = &overrides.data_dir {
         figment = figment.merge(Serialized::default("data_dir", data_dir));
+    }
+    if let Some(host) = overrides.host {
+        figment = figment.merge(Serialized::default("fleet.host", host.as_str()));
     }
     figment
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use molt_fleet::{Host, ProcessHost, RuntimeState, Sealing, cell_users, look_at_seal};
+use molt_fleet::{RuntimeState, cell_users, look_at_seal};
 use molt_identity::SignUp;
 use molt_model::SystemClock;
 use tokio::net::TcpListener;
@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ProviderKind};
 use crate::data::DataDir;
 use crate::database::{self, Database};
+use crate::hosts::{HostKind, Parts};
 use crate::prices::Prices;
 use crate::screen::Screen;
 use crate::signal::Stop;
-use crate::wire::{FleetParts, Platform, Roles};
-use crate::{http, install, log};
+use crate::wire::{Platform, Roles};
+use crate::{hosts, http, log};
 
 /// What the person asked for besides the settings.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,12 +88,8 @@ async fn serve(
     let (listener, operator) = listeners;
     let bound = listener.local_addr()?;
     let store = database.store(data.seal_key_or_new(config)?).await?;
-    let (runtime, installing) = start_runtime(config, data);
-    let parts = FleetParts {
-        data_dir: data.root().to_owned(),
-        cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
-        runtime: runtime.clone(),
-    };
+    let (parts, installing) = Parts::prepare(config, data, &store).await?;
+    let runtime = parts.runtime.clone();
     let prices = Prices::open(&config.offer, true, store.clone(), Arc::new(SystemClock)).await?;
     let platform = Platform::start(config, Roles::ALL, bound, store, &prices, data.root().to_owned(), Some(parts))?;
     let stopping = CancellationToken::new();
@@ -116,23 +113,6 @@ async fn serve(
     };
     platform.stop(unlisten).await;
     Ok(())
-}
-
-/// The runtime of the bots: one of the operator's own, or OpenClaw, fetched in the background if need be.
-fn start_runtime(config: &Config, data: &DataDir) -> (watch::Receiver<RuntimeState>, tokio::task::AbortHandle) {
-    let own = config.runtime.command.clone();
-    let state = if own.is_empty() { install::before() } else { RuntimeState::Ready { command: own } };
-    let ready = matches!(state, RuntimeState::Ready { .. });
-    let (sender, receiver) = watch::channel(state);
-    let folder = data.packages();
-    let task = tokio::spawn(async move {
-        if !ready {
-            install::runtime(folder, &sender).await;
-        }
-        // The fleet listens as long as it lives.
-        sender.closed().await;
-    });
-    (receiver, task.abort_handle())
 }
 
 /// Shows how the installation goes; ends when the runtime is there.
@@ -167,14 +147,10 @@ fn greet(config: &Config, screen: &Screen, bound: SocketAddr, data: &DataDir, be
         names => format!("Models: {}", names.join(", ")),
     };
     screen.good(&models);
-    let seal = look_at_seal(&config.fleet.sealing(Some(Arc::default())), cell_users().as_ref());
-    match (seal.sealed, seal.missing.as_slice()) {
-        (true, []) => screen.good("Assistants are sealed off from this machine and from each other"),
-        (true, missing) => screen.note(&format!("Assistants are sealed off, but {}", missing.join("; "))),
-        (false, missing) => screen.note(&format!("Assistants are not sealed off: {}", missing.join("; "))),
-    }
-    if cell_users().is_none() {
-        screen.note("Assistants run as your own user here. For a user each, start molt as root");
+    if config.fleet.host == HostKind::Docker {
+        screen.good("Assistants live in sealed containers of this machine's Docker engine");
+    } else {
+        greet_processes(config, screen);
     }
     screen.good(&format!("Ready in {:.1} s", begun.elapsed().as_secs_f64()));
     screen.gap();
@@ -186,6 +162,18 @@ fn greet(config: &Config, screen: &Screen, bound: SocketAddr, data: &DataDir, be
         screen.fact("Invite", "molt invite");
     }
     screen.gap();
+}
+
+fn greet_processes(config: &Config, screen: &Screen) {
+    let seal = look_at_seal(&config.fleet.sealing(Some(Arc::default())), cell_users().as_ref());
+    match (seal.sealed, seal.missing.as_slice()) {
+        (true, []) => screen.good("Assistants are sealed off from this machine and from each other"),
+        (true, missing) => screen.note(&format!("Assistants are sealed off, but {}", missing.join("; "))),
+        (false, missing) => screen.note(&format!("Assistants are not sealed off: {}", missing.join("; "))),
+    }
+    if cell_users().is_none() {
+        screen.note("Assistants run as your own user here. For a user each, start molt as root");
+    }
 }
 
 /// Stops what an earlier run left, then forgets all but the downloads.
@@ -200,16 +188,10 @@ async fn reset(config: &Config, data: &DataDir, yes: bool, screen: &Screen) -> a
             bail!("nothing was changed");
         }
     }
-    let settings = molt_fleet::Config {
-        data_dir: data.root().to_owned(),
-        cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
-        proxy_url: String::new(),
-        catalog: config.own_catalog()?.into(),
-        uid_range: cell_users(),
-    };
-    let host = ProcessHost::new(&settings, &Sealing::off())?;
-    for bot in host.list().await? {
-        host.stop(&bot, true).await.with_context(|| format!("the assistant {bot} could not be removed"))?;
+    if let Some(host) = hosts::existing(config, data.root())? {
+        for bot in host.list().await? {
+            host.stop(&bot, true).await.with_context(|| format!("the assistant {bot} could not be removed"))?;
+        }
     }
     database::forget(&data.postgres()).await?;
     data.clear()?;

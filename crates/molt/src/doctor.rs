@@ -8,13 +8,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use molt_fleet::{Host, ProcessHost, Report, SealMode, Sealing, cell_users, look_at_seal};
+use molt_fleet::{Report, SealMode, cell_users, look_at_engine, look_at_seal};
 use molt_store::local::{Cluster, MAJOR_MIN, server_major};
 
 use crate::commands;
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::database::candidates;
+use crate::hosts::{self, HostKind};
+use crate::image::Image;
 use crate::install;
 
 /// Below this an npm install or a database soon stops in the middle.
@@ -47,7 +49,10 @@ pub async fn run(config: &Config) -> bool {
     findings.push(npm());
     findings.push(runtime(config, &data));
     findings.push(cells(config));
-    findings.extend(seal(config));
+    findings.extend(match config.fleet.host {
+        HostKind::Process => seal(config),
+        HostKind::Docker => engine(config).await,
+    });
     findings.extend(running_cells(config, &data).await);
     findings.extend(fleet(config).await);
     findings.extend(models(config));
@@ -156,20 +161,53 @@ fn runtime(config: &Config, data: &DataDir) -> Finding {
     }
 }
 
-fn cells(config: &Config) -> Finding {
+fn program(config: &Config) -> PathBuf {
     let own = &config.runtime.cell;
-    let binary = if own.as_os_str().is_empty() {
+    if own.as_os_str().is_empty() {
         std::env::current_exe().map(|path| path.with_file_name("molt-cell")).unwrap_or_default()
     } else {
         own.clone()
-    };
+    }
+}
+
+fn cells(config: &Config) -> Finding {
+    let binary = program(config);
     if !binary.is_file() {
         return Bad(format!("{} is missing; build it with `cargo build -p molt-cell`", binary.display()));
     }
     match cell_users() {
+        _ if config.fleet.host == HostKind::Docker => Good(format!("The cell's program is {}", binary.display())),
         Some(range) => Good(format!("Each bot runs as a user of its own ({} to {})", range.start(), range.end())),
         None => Note("bots run as your own user; for a user each, start molt as root".to_owned()),
     }
+}
+
+/// What the Docker engine enforces, and what it doesn't.
+async fn engine(config: &Config) -> Vec<Finding> {
+    let fleet = &config.fleet;
+    let own = Image::of(&program(config), &fleet.docker_socket);
+    let image = match (fleet.image.as_str(), own) {
+        ("", Ok(own)) => own.name,
+        ("", Err(error)) => return vec![Bad(format!("the bots' image can't be named: {error:#}"))],
+        (named, _) => named.to_owned(),
+    };
+    let found = match look_at_engine(&fleet.docker_socket, &image).await {
+        Ok(found) => found,
+        Err(error) => return vec![Bad(error.to_string())],
+    };
+    let mut findings = vec![Good(format!(
+        "Bots live in containers of Docker {}: no network, no rights, read-only but for their state, {} MiB, {} processes, \
+         {} processors each",
+        found.version, fleet.memory_mib, fleet.processes, fleet.cpus
+    ))];
+    findings.push(match (found.has_image, fleet.image.is_empty()) {
+        (true, _) => Good(format!("The image {image} is here")),
+        (false, true) => Note(format!("the image {image} is not made yet; `molt dev` makes it, or `molt image`")),
+        (false, false) => Bad(format!("the engine has no image {image}; pull it, or leave [fleet] image empty")),
+    });
+    findings.extend(found.missing.into_iter().map(Note));
+    findings.push(Note("what a bot keeps in its volume is not limited; watch the free room".to_owned()));
+    findings
 }
 
 /// How far bots are sealed off, and what no host of this kind does.
@@ -194,17 +232,7 @@ fn seal(config: &Config) -> Vec<Finding> {
 
 /// Cells outlive a killed molt, so somebody may wonder what still runs.
 async fn running_cells(config: &Config, data: &DataDir) -> Option<Finding> {
-    if !data.root().join("bots").is_dir() {
-        return None;
-    }
-    let settings = molt_fleet::Config {
-        data_dir: data.root().to_owned(),
-        cell_binary: PathBuf::new(),
-        proxy_url: String::new(),
-        catalog: config.own_catalog().ok()?.into(),
-        uid_range: None,
-    };
-    let host = ProcessHost::new(&settings, &Sealing::off()).ok()?;
+    let host = hosts::existing(config, data.root()).ok()??;
     let (mut all, mut running) = (0, Vec::new());
     for bot in host.list().await.ok()? {
         all += 1;

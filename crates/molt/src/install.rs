@@ -125,8 +125,19 @@ pub fn command(folder: &Path) -> Result<Vec<String>, NpmError> {
     if !entry.is_file() {
         return Err(failed(format!("{} is missing; remove {} and start again", entry.display(), folder.display())));
     }
-    let node = if bundled.is_file() { bundled } else { node_on_path().map_err(failed)? };
+    if bundled.is_file() {
+        return Ok(command_in(folder));
+    }
+    let node = node_on_path().map_err(failed)?;
     Ok(vec![node.display().to_string(), entry.display().to_string(), "gateway".to_owned()])
+}
+
+/// The same, wherever a folder with a Node for Linux lies or will lie.
+#[must_use]
+pub fn command_in(folder: &Path) -> Vec<String> {
+    let inside = |path: &Path| folder.join(path).display().to_string();
+    let entry = Path::new("node_modules/openclaw/openclaw.mjs");
+    vec![inside(&bundled_node()), inside(entry), "gateway".to_owned()]
 }
 
 fn node_on_path() -> Result<PathBuf, String> {

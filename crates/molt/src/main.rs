@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use molt::config::{Config, Overrides};
+use molt::hosts::HostKind;
 use molt::screen::Screen;
 use molt::wire::Roles;
 use molt::{commands, dev, doctor, log, prices, rotate, serve};
@@ -36,6 +37,9 @@ struct Options {
     /// Where everything is kept
     #[arg(long, global = true, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
+    /// Where bots live
+    #[arg(long, global = true, value_enum)]
+    host: Option<HostKind>,
 }
 
 #[derive(Subcommand)]
@@ -61,6 +65,8 @@ enum Command {
     Fleet,
     /// Bring the database to the newest schema
     Migrate,
+    /// Make the image of the bots' containers, unless the Docker engine has it
+    Image,
     /// Look at everything an installation needs and say how it is
     Doctor,
     /// Ghost Keys for programs, and the key that seals secrets
@@ -172,9 +178,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let environment = molt::config::environment;
-    let Options { config, listen, data_dir } = cli.options;
+    let Options { config, listen, data_dir, host } = cli.options;
     let holds_keys = cli.command.holds_keys();
-    let config = Config::read(&Overrides { file: config, listen, data_dir, holds_keys }, &environment)?;
+    let config = Config::read(&Overrides { file: config, listen, data_dir, host, holds_keys }, &environment)?;
     match cli.command {
         Command::Dev { reset, yes } => {
             let screen = Screen::new(environment("NO_COLOR").is_some());
@@ -185,6 +191,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Proxy => daemon(config, Roles { proxy: true, ..Roles::default() }).await?,
         Command::Fleet => daemon(config, Roles { fleet: true, ..Roles::default() }).await?,
         Command::Migrate => commands::migrate(&config).await?,
+        Command::Image => commands::image(&config).await?,
         Command::Doctor if doctor::run(&config).await => {}
         Command::Doctor => return Ok(ExitCode::FAILURE),
         Command::Keys(Keys::Create { user, cap_usd, label }) => {

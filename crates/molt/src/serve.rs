@@ -5,21 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use molt_fleet::RuntimeState;
 use molt_ghost::{Listeners, Server};
 use molt_model::SystemClock;
 use molt_store::Store;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::data::DataDir;
+use crate::hosts::Parts;
+use crate::http;
 use crate::prices::Prices;
 use crate::signal::Stop;
-use crate::wire::{FleetParts, Platform, Roles};
-use crate::{http, install};
+use crate::wire::{Platform, Roles};
 
 /// Runs the roles until somebody asks this process to stop.
 pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
@@ -35,7 +34,7 @@ pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
         "the database in DATABASE_URL can't be reached, or `molt migrate` has not run there; check the address",
     )?;
     let fleet = match roles.fleet {
-        true => Some(fleet_parts(&config, &data)?),
+        true => Some(Parts::prepare(&config, &data, &store).await?.0),
         false => None,
     };
     let prices = Prices::open(&config.offer, roles.proxy, store.clone(), Arc::new(SystemClock)).await?;
@@ -100,24 +99,4 @@ impl Listener {
             (Self::None(_) | Self::Proxy(_), _) => tokio::spawn(async {}),
         })
     }
-}
-
-fn fleet_parts(config: &Config, data: &DataDir) -> anyhow::Result<FleetParts> {
-    let own = config.runtime.command.clone();
-    let ready = !own.is_empty();
-    let (sender, runtime) =
-        watch::channel(if ready { RuntimeState::Ready { command: own } } else { install::before() });
-    let sender = Arc::new(sender);
-    let folder = data.packages();
-    tokio::spawn(async move {
-        if !ready {
-            install::runtime(folder, &sender).await;
-        }
-        sender.closed().await;
-    });
-    Ok(FleetParts {
-        data_dir: data.root().to_owned(),
-        cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
-        runtime,
-    })
 }

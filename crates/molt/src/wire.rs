@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Router;
 use molt_api::{ApiState, Relays};
 use molt_billing::{Inbox, LocalPayments, Renew};
-use molt_fleet::{Fleet, Pace, Paced, ProcessHost, RuntimeState, Sealing, cell_users};
+use molt_fleet::{Fleet, RuntimeState, Sealing};
 use molt_ghost::{Gates, Ghost, Rounds};
 use molt_identity::Local;
 use molt_model::{CatalogInForce, Clock, SystemClock};
@@ -19,6 +18,7 @@ use molt_store::{Channel, Store};
 use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, KeySource, ProviderKind};
+use crate::hosts::Parts;
 use crate::prices::Prices;
 use crate::tasks::{Schedule, Tasks, Woken};
 
@@ -51,13 +51,6 @@ impl Roles {
     pub const ALL: Self = Self { serve: true, proxy: true, fleet: true };
 }
 
-/// What the fleet needs besides the settings.
-pub struct FleetParts {
-    pub data_dir: PathBuf,
-    pub cell_binary: PathBuf,
-    pub runtime: watch::Receiver<RuntimeState>,
-}
-
 /// The running parts of one process.
 pub struct Platform {
     pub tasks: Tasks,
@@ -79,7 +72,7 @@ impl Platform {
         store: Store,
         prices: &Prices,
         data_dir: PathBuf,
-        fleet: Option<FleetParts>,
+        fleet: Option<Parts>,
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let tasks = Tasks::new(clock.clone(), store.wakeups().clone());
@@ -272,25 +265,14 @@ fn start_fleet(
     catalog: CatalogInForce,
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
-    parts: FleetParts,
+    parts: Parts,
 ) -> anyhow::Result<Arc<Fleet>> {
     let proxy_url = match &config.proxy_url {
         Some(url) => url.as_str().trim_end_matches('/').to_owned(),
         None => format!("http://{}/v1", loopback(bound)),
     };
-    let mut settings = molt_fleet::Config {
-        data_dir: parts.data_dir,
-        cell_binary: parts.cell_binary,
-        proxy_url,
-        catalog,
-        uid_range: cell_users(),
-    };
-    let host = ProcessHost::new(&settings, sealing).context("cells can't run here")?;
-    if let Some(way_out) = host.way_out() {
-        settings.proxy_url = way_out;
-    }
-    let host = Arc::new(Paced::new(host, Pace::PROCESSES));
-    let fleet = Arc::new(Fleet::new(settings, store, clock, host, parts.runtime));
+    let opened = parts.open(proxy_url, sealing, catalog)?;
+    let fleet = Arc::new(Fleet::new(opened.settings, store, clock, opened.host, opened.runtime));
     let schedule = Schedule { name: "fleet", period: FLEET_PERIOD, wakes: |channel| *channel == Channel::Fleet };
     let (waiting, working) = (fleet.clone(), fleet.clone());
     tasks.spawn_woken(

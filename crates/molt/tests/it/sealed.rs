@@ -5,6 +5,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it can't go on")]
 
+mod docker;
+#[path = "../../../fleet/tests/conformance/engine.rs"]
+mod engine;
+
 use std::collections::BTreeMap;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
@@ -40,11 +44,16 @@ struct World {
     _abstract_door: UnixListener,
     abstract_name: String,
     outside: PathBuf,
+    /// Where states lie, if not in the bots' folders.
+    volumes: Option<PathBuf>,
 }
 
 impl World {
     async fn new(seal: &str) -> Self {
-        let stack = Stack::start_probed(&format!("{SETTINGS}seal = \"{seal}\"\n")).await;
+        Self::around(Stack::start_probed(&format!("{SETTINGS}seal = \"{seal}\"\n")).await, None).await
+    }
+
+    async fn around(stack: Stack, volumes: Option<PathBuf>) -> Self {
         let (attacker, neighbour) = (stack.with_bot("Eve").await, stack.with_bot("Ada").await);
         let outside = crate::stack::fresh_folder();
         std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -65,6 +74,7 @@ impl World {
             _abstract_door: UnixListener::bind_addr(&abstract_door).unwrap(),
             abstract_name,
             outside,
+            volumes,
         };
         world.leave_a_program_of_roots();
         world
@@ -75,7 +85,9 @@ impl World {
     }
 
     fn workspace(&self) -> PathBuf {
-        self.bot_folder(&self.attacker.1).join("state/workspace")
+        let bot = &self.attacker.1;
+        let volume = self.volumes.as_ref().map(|volumes| volumes.join(bot).join("_data"));
+        volume.unwrap_or_else(|| self.bot_folder(bot).join("state")).join("workspace")
     }
 
     /// Where the attacker's own state folder lies for the attacker.
@@ -139,7 +151,8 @@ impl World {
     }
 
     fn ways_out(&self, sealed: bool) -> Vec<Value> {
-        let cell = self.stack.cells().into_iter().map(|cell| cell.pid).max().unwrap();
+        // In containers, one of this very program: it is there as well, and nobody's business.
+        let cell = self.stack.cells().into_iter().map(|cell| cell.pid).max().unwrap_or_else(own_number);
         let mut attempts = vec![
             json!({"name": "a host's port", "do": "tcp", "address": self.http.local_addr().unwrap().to_string()}),
             json!({"name": "the platform's port", "do": "tcp", "address": format!("127.0.0.1:{}", self.stack.port)}),
@@ -221,6 +234,10 @@ impl Drop for World {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.outside);
     }
+}
+
+fn own_number() -> i32 {
+    std::process::id().cast_signed()
 }
 
 /// A name server that knows one answer to everything.

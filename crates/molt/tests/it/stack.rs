@@ -90,6 +90,13 @@ impl Stack {
         stack
     }
 
+    /// With a runtime that the settings name, where the cells live.
+    pub(crate) async fn start_in_its_own(settings: &str) -> Self {
+        let mut stack = Self::prepare_with(settings, false).await;
+        stack.launch().await;
+        stack
+    }
+
     /// Everything but the program.
     pub(crate) async fn prepare(settings: &str) -> Self {
         Self::prepare_with(settings, true).await
