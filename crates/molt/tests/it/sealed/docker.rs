@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::engine::Engine;
 use super::{World, show, through};
@@ -37,6 +38,7 @@ fn engine() -> Option<(Engine, String)> {
 struct Contained {
     world: World,
     engine: Engine,
+    _left: Left,
 }
 
 impl Contained {
@@ -48,7 +50,10 @@ impl Contained {
         );
         let stack = Stack::start_in_its_own(&settings).await;
         let volumes = PathBuf::from(engine.docker(&["info", "--format", "{{.DockerRootDir}}"])).join("volumes");
-        Self { world: World::around(stack, Some(volumes)).await, engine: engine.clone() }
+        let digest = Sha256::digest(stack.data().canonicalize().unwrap().join("bots").as_os_str().as_encoded_bytes());
+        let label = format!("label=molt.folder={}", hex::encode(&digest[..6]));
+        let left = Left { engine: engine.clone(), label };
+        Self { world: World::around(stack, Some(volumes)).await, engine: engine.clone(), _left: left }
     }
 
     /// Its bots: those with a folder.
@@ -68,11 +73,22 @@ impl Contained {
     }
 }
 
-impl Drop for Contained {
+/// What is left of an installation on the engine goes with this, after Molt has gone, which would start it again.
+struct Left {
+    engine: Engine,
+    label: String,
+}
+
+impl Drop for Left {
     fn drop(&mut self) {
-        for name in self.bots() {
-            self.engine.try_docker(&["rm", "--force", &name]).ok();
-            self.engine.try_docker(&["volume", "rm", "--force", &name]).ok();
+        for (list, remove) in [
+            (&["ps", "--all", "--quiet"][..], &["rm", "--force"][..]),
+            (&["volume", "ls", "--quiet"], &["volume", "rm", "--force"]),
+        ] {
+            let Ok(found) = self.engine.try_docker(&[list, &["--filter", &self.label]].concat()) else { continue };
+            for name in String::from_utf8_lossy(&found.stdout).lines() {
+                self.engine.try_docker(&[remove, &[name]].concat()).ok();
+            }
         }
     }
 }
