@@ -15,7 +15,7 @@ export function faceOf(bot: Pick<Bot, 'status' | 'phase' | 'applied_revision'>, 
 
 /** What the banner above the chat says while the bot cannot answer, or when it runs otherwise than was wanted; or null. */
 export function awayWord(bot: Pick<Bot, 'status' | 'reason' | 'bot_name'>): string | null {
-  if (bot.status === 'running') return bot.reason;
+  if (bot.status === 'running') return bot.reason ?? null;
   if (bot.status === 'provisioning') return `${bot.bot_name} is restarting. What you write waits and is answered then.`;
   if (bot.status === 'error') return bot.reason ?? `${bot.bot_name} did not come up.`;
   return bot.reason ?? `${bot.bot_name} is stopped.`;
