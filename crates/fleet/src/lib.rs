@@ -5,6 +5,7 @@
 mod act;
 mod configuration;
 mod error;
+mod fly;
 mod host;
 mod plan;
 mod process;
@@ -15,6 +16,7 @@ mod start;
 mod words;
 
 pub use error::FleetError;
+pub use fly::{FlyHost, FlySettings, WATCH_PERIOD};
 pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
 pub use plan::{ATTEMPTS_MAX, CellFact, Facts, RuntimeFact, Stage, Step, Why, plan};
 pub use process::{ProcessHost, cell_users};
