@@ -2,10 +2,12 @@
 //! Never: anything about rows, plans or people; a host knows bots by their ids only.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 
 use molt_bot::CellAddress;
 use molt_model::BotId;
+use rustix::io::Errno;
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -62,8 +64,21 @@ pub enum HostError {
     /// Something of the cell would not end.
     #[error("processes of {bot} would not end")]
     WontEnd { bot: BotId },
+    #[error("the disk is full: make room on the host, and what waits goes on by itself")]
+    DiskFull,
     #[error("unexpected error of the host")]
-    Unexpected(#[from] anyhow::Error),
+    Unexpected(#[source] anyhow::Error),
+}
+
+/// A full disk is told apart wherever it is met.
+impl From<anyhow::Error> for HostError {
+    fn from(error: anyhow::Error) -> Self {
+        let full = |cause: &(dyn std::error::Error + 'static)| {
+            let by_kind = cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == ErrorKind::StorageFull);
+            by_kind || cause.downcast_ref::<Errno>() == Some(&Errno::NOSPC)
+        };
+        if error.chain().any(full) { Self::DiskFull } else { Self::Unexpected(error) }
+    }
 }
 
 /// A kind of host. Every call may be repeated, in any order, after any crash: a cell is named after its bot, and there is

@@ -138,6 +138,7 @@ impl Host for ProcessHost {
 }
 
 fn ensure(folder: &Folder, binary: &Path, spec: &CellSpec) -> Result<Ensured, HostError> {
+    folder.check_room().context("ask for room")?;
     folder.create(spec.uid).context("make the cell's folder")?;
     let Some(alive) = life::claim(folder).context("claim the cell's place")? else {
         return Ok(Ensured::AlreadyThere);

@@ -10,6 +10,8 @@ use molt_model::BotId;
 
 /// A cell says little; this is months of it, or the last words of a noisy one.
 const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// What a cell writes before it can say anything: its lock, its journal, the runtime's configuration.
+const ROOM_BYTES_MIN: u64 = 4 * 1024 * 1024;
 const TRASH_PREFIX: &str = ".trash-";
 
 /// `<data>/bots/<bot>/` with `state/` (the bot's memory), `run/` (who lives, and the socket in `run/in/`) and `log/`.
@@ -74,6 +76,13 @@ impl Folder {
             fs::set_permissions(&path, Permissions::from_mode(mode))?;
         }
         Ok(())
+    }
+
+    /// A cell that can't even write its lock would end without a word.
+    pub(super) fn check_room(&self) -> io::Result<()> {
+        let facts = rustix::fs::statvfs(self.root.parent().unwrap_or(&self.root))?;
+        let free = facts.f_bavail.saturating_mul(facts.f_frsize);
+        if free < ROOM_BYTES_MIN { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     pub(super) fn remove_socket(&self) -> io::Result<()> {
