@@ -56,7 +56,7 @@ lint:
 
 # The integration tests start the real programs, so those are built first. Tests share one Postgres, which ends with them.
 .PHONY: test-rust
-test-rust: app
+test-rust: app e2e/node_modules/.installed
 	cargo build --workspace --bins --quiet
 	cargo $(RUN_TESTS) --workspace || { $(MAKE) --no-print-directory test-postgres-stop; exit 1; }
 	@$(MAKE) --no-print-directory test-postgres-stop

@@ -1,6 +1,7 @@
 //! What the operator decided: defaults built in, then `molt.toml`, then MOLT_* in the environment, then the command line.
 //! Never: a half-configured part, a second reading, or a secret in a file of settings. All faults come in one message.
 
+mod fleet;
 mod keys;
 mod models;
 mod written;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use molt_fleet::FlySettings;
 use molt_identity::SignUp;
 use molt_model::{Catalog, Nanos};
 use secrecy::SecretString;
@@ -37,6 +39,8 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     /// This process is a proxy, so the providers' keys are read, and those that must be there must be.
     pub holds_keys: bool,
+    /// This process keeps cells, so what their host asks for is read.
+    pub keeps_cells: bool,
 }
 
 /// Everything wrong with the settings, a line each.
@@ -82,6 +86,8 @@ pub struct Config {
     /// Bots whose use looks unusual are noticed.
     pub watch: bool,
     pub runtime: Runtime,
+    /// Assistants run at Fly; none: on this machine, or this process doesn't keep them.
+    pub fly: Option<FlySettings>,
 }
 
 impl Config {
@@ -111,6 +117,7 @@ impl Config {
             aliases: take.value("aliases"),
         };
         let otlp_endpoint: String = take.value("otlp_endpoint");
+        let fleet: fleet::Settings = take.value("fleet");
         let mut config = Self {
             listen,
             operator_listen: listen,
@@ -131,12 +138,14 @@ impl Config {
             limits: take.value("limits"),
             watch: take.value("watch"),
             runtime: take.value("runtime"),
+            fly: None,
         };
         config.set_operator(&operator, &mut faults);
         config.public_url = url("public_url", &public_url, &mut faults);
         config.proxy_url = url("proxy_url", &proxy_url, &mut faults);
         config.set_seal_key(&seal_key_file, &mut faults);
         config.otlp_endpoint = url("otlp_endpoint", &otlp_endpoint, &mut faults);
+        config.fly = fleet.fly(overrides.keeps_cells, config.proxy_url.as_ref(), environment, &mut faults);
         match models.resolve(overrides.holds_keys, environment) {
             Ok(offer) => config.offer = offer,
             Err(more) => faults.extend(more),
@@ -382,6 +391,33 @@ mod tests {
                 assert!(message.contains(part), "{part} is missing in {message}");
             }
             assert!(!message.contains("short"));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn fly_is_asked_for_whole_and_only_where_cells_are_kept() {
+        Jail::expect_with(|jail| {
+            jail.create_file("molt.toml", "[fleet]\nhost = \"fly\"\n[fleet.fly]\nregions = [\"Paris\"]")?;
+            assert!(read(&[]).unwrap().fly.is_none(), "an API needs no token of Fly's");
+            let keeps = |environment: &[(&str, &str)]| {
+                let overrides = Overrides { keeps_cells: true, ..Overrides::default() };
+                Config::read(&overrides, &|name| {
+                    environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+                })
+            };
+            let message = keeps(&[]).unwrap_err().to_string();
+            for part in ["proxy_url:", "FLY_API_TOKEN", "fly.org:", "fly.image:", "fly.regions:"] {
+                assert!(message.contains(part), "{part} is missing in {message}");
+            }
+            jail.create_file(
+                "molt.toml",
+                "proxy_url = \"https://p.example/v1\"\n[fleet]\nhost = \"fly\"\n[fleet.fly]\norg = \"acme\"\n\
+                 image = \"registry.fly.io/bot:1\"\nregions = [\"fra\"]",
+            )?;
+            let config = keeps(&[("FLY_API_TOKEN", "fo1_hunter2")]).unwrap();
+            assert_eq!(config.fly.as_ref().unwrap().memory_mib, 2048);
+            assert!(!format!("{config:?}").contains("hunter2"));
             Ok(())
         });
     }

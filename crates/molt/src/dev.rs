@@ -21,7 +21,7 @@ use crate::prices::Prices;
 use crate::screen::Screen;
 use crate::signal::Stop;
 use crate::wire::{FleetParts, Platform, Roles};
-use crate::{http, install, log};
+use crate::{http, install, log, wire};
 
 /// What the person asked for besides the settings.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,10 +88,12 @@ async fn serve(
     let bound = listener.local_addr()?;
     let store = database.store(data.seal_key_or_new(config)?).await?;
     let (runtime, installing) = start_runtime(config, data);
+    let fly = wire::fly_of(config, &store).await?;
     let parts = FleetParts {
         data_dir: data.root().to_owned(),
-        cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
+        cell_binary: wire::cell_program(config, fly.as_ref(), data)?,
         runtime: runtime.clone(),
+        fly,
     };
     let prices = Prices::open(&config.offer, true, store.clone(), Arc::new(SystemClock)).await?;
     let platform = Platform::start(config, Roles::ALL, bound, store, &prices, data.root().to_owned(), Some(parts))?;
@@ -120,7 +122,9 @@ async fn serve(
 /// The runtime of the bots: one of the operator's own, or OpenClaw, fetched in the background if need be.
 fn start_runtime(config: &Config, data: &DataDir) -> (watch::Receiver<RuntimeState>, tokio::task::AbortHandle) {
     let own = config.runtime.command.clone();
-    let state = if own.is_empty() { install::before() } else { RuntimeState::Ready { command: own } };
+    // An image brings its runtime along.
+    let here = own.is_empty() && config.fly.is_none();
+    let state = if here { install::before() } else { RuntimeState::Ready { command: own } };
     let ready = matches!(state, RuntimeState::Ready { .. });
     let (sender, receiver) = watch::channel(state);
     let folder = data.packages();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use molt_fleet::RuntimeState;
+use molt_fleet::{FlySettings, RuntimeState};
 use molt_ghost::{Listeners, Server};
 use molt_model::SystemClock;
 use molt_store::Store;
@@ -19,7 +19,7 @@ use crate::data::DataDir;
 use crate::prices::Prices;
 use crate::signal::Stop;
 use crate::wire::{FleetParts, Platform, Roles};
-use crate::{http, install};
+use crate::{http, install, wire};
 
 /// Runs the roles until somebody asks this process to stop.
 pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
@@ -35,7 +35,7 @@ pub async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
         "the database in DATABASE_URL can't be reached, or `molt migrate` has not run there; check the address",
     )?;
     let fleet = match roles.fleet {
-        true => Some(fleet_parts(&config, &data)?),
+        true => Some(fleet_parts(&config, &data, wire::fly_of(&config, &store).await?)?),
         false => None,
     };
     let prices = Prices::open(&config.offer, roles.proxy, store.clone(), Arc::new(SystemClock)).await?;
@@ -101,9 +101,10 @@ impl Listener {
     }
 }
 
-fn fleet_parts(config: &Config, data: &DataDir) -> anyhow::Result<FleetParts> {
+fn fleet_parts(config: &Config, data: &DataDir, fly: Option<FlySettings>) -> anyhow::Result<FleetParts> {
     let own = config.runtime.command.clone();
-    let ready = !own.is_empty();
+    // An image brings its runtime along.
+    let ready = !own.is_empty() || fly.is_some();
     let (sender, runtime) =
         watch::channel(if ready { RuntimeState::Ready { command: own } } else { install::before() });
     let sender = Arc::new(sender);
@@ -116,7 +117,8 @@ fn fleet_parts(config: &Config, data: &DataDir) -> anyhow::Result<FleetParts> {
     });
     Ok(FleetParts {
         data_dir: data.root().to_owned(),
-        cell_binary: install::cell_binary(&config.runtime.cell, &data.programs())?,
+        cell_binary: wire::cell_program(config, fly.as_ref(), data)?,
         runtime,
+        fly,
     })
 }

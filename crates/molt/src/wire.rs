@@ -10,7 +10,7 @@ use anyhow::Context;
 use axum::Router;
 use molt_api::{ApiState, Relays};
 use molt_billing::{Inbox, LocalPayments, Renew};
-use molt_fleet::{Fleet, ProcessHost, RuntimeState, cell_users};
+use molt_fleet::{Fleet, FlyHost, FlySettings, Host, ProcessHost, RuntimeState, cell_users};
 use molt_ghost::{Ghost, Rounds};
 use molt_identity::Local;
 use molt_model::{CatalogInForce, Clock, SystemClock};
@@ -19,6 +19,8 @@ use molt_store::{Channel, Store};
 use tokio::sync::watch;
 
 use crate::config::{Config, KeySource, MasterKey, ProviderKind};
+use crate::data::DataDir;
+use crate::install;
 use crate::prices::Prices;
 use crate::tasks::{Schedule, Tasks};
 
@@ -52,6 +54,25 @@ pub struct FleetParts {
     pub data_dir: PathBuf,
     pub cell_binary: PathBuf,
     pub runtime: watch::Receiver<RuntimeState>,
+    /// Cells are machines at Fly.
+    pub fly: Option<FlySettings>,
+}
+
+/// The settings of Fly for this very database, after which everything there is named.
+pub async fn fly_of(config: &Config, store: &Store) -> anyhow::Result<Option<FlySettings>> {
+    let Some(fly) = config.fly.clone() else { return Ok(None) };
+    let mut system = store.system().await?;
+    let installation = system.installation().await?;
+    system.commit().await?;
+    Ok(Some(FlySettings { installation, ..fly }))
+}
+
+/// What cells are made of: a program of this machine, or an image. A cell that was made of another one is replaced.
+pub fn cell_program(config: &Config, fly: Option<&FlySettings>, data: &DataDir) -> anyhow::Result<PathBuf> {
+    match fly {
+        Some(fly) => Ok(PathBuf::from(&fly.image)),
+        None => install::cell_binary(&config.runtime.cell, &data.programs()),
+    }
 }
 
 /// The running parts of one process.
@@ -59,6 +80,8 @@ pub struct Platform {
     pub tasks: Tasks,
     pub router: Router,
     pub fleet: Option<Arc<Fleet>>,
+    /// Cells that end with this program. Those elsewhere go on, and the next start finds them.
+    cells_are_here: bool,
     pub ghost: Option<Ghost>,
     relays: Option<Relays>,
     pub ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
@@ -97,18 +120,19 @@ impl Platform {
             router = router.merge(api);
             relays = Some(chats);
         }
+        let cells_are_here = fleet.as_ref().is_some_and(|parts| parts.fly.is_none());
         let fleet = match fleet.filter(|_| roles.fleet) {
             Some(parts) => Some(start_fleet(config, bound, store.clone(), catalog, clock, &tasks, parts)?),
             None => None,
         };
-        Ok(Self { tasks, router, fleet, ghost, relays, ready, store })
+        Ok(Self { tasks, router, fleet, cells_are_here, ghost, relays, ready, store })
     }
 
     /// Ends everything in the order that loses nothing: cells first, whose last calls still settle; then the loops, the
     /// books, the listeners (which `unlisten` ends), and the database, which nobody asks any more by then. Each part has a
     /// bound of its own.
     pub async fn stop(self, unlisten: impl Future<Output = ()>) {
-        if let Some(fleet) = &self.fleet
+        if let Some(fleet) = self.fleet.as_ref().filter(|_| self.cells_are_here)
             && let Err(error) = fleet.shutdown().await
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "the cells were not all noted as stopped");
@@ -255,9 +279,12 @@ fn start_fleet(
         cell_binary: parts.cell_binary,
         proxy_url,
         catalog,
-        uid_range: cell_users(),
+        uid_range: if parts.fly.is_some() { None } else { cell_users() },
     };
-    let host = Arc::new(ProcessHost::new(&settings).context("cells can't run here")?);
+    let host: Arc<dyn Host> = match parts.fly {
+        Some(fly) => Arc::new(FlyHost::new(fly).context("cells can't run at Fly")?),
+        None => Arc::new(ProcessHost::new(&settings).context("cells can't run here")?),
+    };
     let fleet = Arc::new(Fleet::new(settings, store, clock, host, parts.runtime));
     let schedule = Schedule { name: "fleet", period: FLEET_PERIOD, wakes: |channel| *channel == Channel::Fleet };
     let (waiting, working) = (fleet.clone(), fleet.clone());

@@ -44,7 +44,7 @@ const NONCE: HeaderName = HeaderName::from_static("fly-machine-lease-nonce");
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// It may have been done or not: the answer was lost, or says that something broke.
-    #[error("Fly did not answer ({0})")]
+    #[error("Fly gives no answer: {0}")]
     Unknown(&'static str),
     /// It was not done.
     #[error("Fly answered {status}: {detail}")]
@@ -98,7 +98,9 @@ impl From<Failure> for HostError {
                 "the token does not allow this at Fly; it must be one for the organisation that fleet.fly.org names"
                     .to_owned(),
             ),
-            Failure::Unknown(_) | Failure::Refused { .. } | Failure::Busy => Self::Unexpected(failure.into()),
+            Failure::Refused { .. } => Self::Unexpected(failure.into()),
+            // Silence is no answer: nobody may take it for a bot that isn't there.
+            Failure::Unknown(_) | Failure::Busy => Self::Unusable(format!("{failure}; it is asked again by itself")),
         }
     }
 }

@@ -126,15 +126,19 @@ impl Place<'_> {
                 Ok(machine) => return Ok(Some(machine)),
                 Err(failure) => failure,
             };
-            if !failure.is_unknown() && !is_taken(&failure) {
+            if failure.is_kind(Kind::InsufficientCapacity) {
                 return Err(failure);
             }
+            // Two programs at once: one of them is told that the name is taken, or the volume.
             tokio::time::sleep(LOST_PAUSE).await;
             let known = self.api.read::<Vec<Machine>>(Action::ListMachines, &self.app, &self.path("/machines")).await?;
             let known = known.unwrap_or_default();
             if let Some(machine) = known.into_iter().find(|m| m.name == NAME && m.stand() != Stand::Gone) {
                 let made_by_us = mark(&machine.config, START_MARK) == Some(start);
                 return Ok(made_by_us.then_some(machine));
+            }
+            if !failure.is_unknown() && !is_taken(&failure) {
+                return Err(failure);
             }
         }
         Err(Failure::Unknown("a machine was not made"))
@@ -279,8 +283,9 @@ impl Place<'_> {
         let until = Instant::now() + Duration::from_secs(LEASE_SECONDS) + 2 * LEASE_PAUSE;
         let path = self.path(&format!("/machines/{machine}/lease?ttl={LEASE_SECONDS}"));
         loop {
-            let body = json!({ "ttl": LEASE_SECONDS, "description": "molt" });
-            let failure = match self.api.change::<Lease>(Call::post(Action::Lease, machine, path.clone(), body)).await {
+            // Fly's own client says the time in the query, and sends no body.
+            let call = Call::new(Action::Lease, machine, Method::POST, path.clone());
+            let failure = match self.api.change::<Lease>(call).await {
                 Ok(lease) => return Ok(lease.data.nonce),
                 Err(failure) => failure,
             };

@@ -5,8 +5,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says so by ending")]
 
 mod crash;
-mod fly;
-mod fly_simulator;
 mod ladder;
 mod process;
 mod stage;

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::sync::Arc;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::Inner;
 
@@ -54,6 +54,9 @@ impl Inner {
             .env("MOLT_STATE_DIR", &folder)
             .env("MOLT_LISTEN", format!("tcp:{address}:18789"))
             .envs(program.environment.iter().cloned())
+            // Only Fly has a network for it alone; here it would cut the cell off from the test.
+            .env_remove("MOLT_ISOLATE")
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -94,10 +97,16 @@ impl Inner {
     /// Asks the program to end, and the state follows.
     pub(super) fn halt(self: &Arc<Self>, app: &str, id: &str) {
         let process = self.state().machine(app, id).and_then(|machine| machine.process);
-        match process {
-            Some(pid) => signal(pid, Signal::TERM),
-            None => self.later(app, id, "stopping", "stopped"),
-        }
+        let Some(pid) = process else { return self.later(app, id, "stopping", "stopped") };
+        signal(pid, Signal::TERM);
+        let (inner, app, id) = (self.clone(), app.to_owned(), id.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(inner.grace).await;
+            let process = inner.state().machine(&app, &id).and_then(|machine| machine.process);
+            if process == Some(pid) {
+                kill_all(pid);
+            }
+        });
     }
 
     /// The machine is gone, whoever did it. Its volume stays.
@@ -107,7 +116,7 @@ impl Inner {
         for machine in &mut app.machines {
             "destroyed".clone_into(&mut machine.state);
             if let Some(pid) = machine.process.take() {
-                signal(pid, Signal::KILL);
+                kill_all(pid);
             }
         }
         for volume in &mut app.volumes {
@@ -117,7 +126,7 @@ impl Inner {
         self.changed.notify_waiters();
     }
 
-    pub(super) fn end_all(&self) {
+    pub(crate) fn end_all(&self) {
         let names: Vec<String> = self.state().apps.keys().cloned().collect();
         for name in names {
             self.destroy(&name);
@@ -125,8 +134,15 @@ impl Inner {
     }
 }
 
-fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = Pid::from_raw(i32::try_from(pid).unwrap()) {
-        kill_process(pid, signal).ok();
-    }
+pub(super) fn signal(pid: u32, signal: Signal) {
+    kill_process(number(pid), signal).ok();
+}
+
+/// A machine ends with everything in it.
+fn kill_all(pid: u32) {
+    kill_process_group(number(pid), Signal::KILL).ok();
+}
+
+fn number(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }

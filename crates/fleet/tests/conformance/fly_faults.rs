@@ -35,7 +35,7 @@ pub(crate) fn settings(api_url: String) -> FlySettings {
     }
 }
 
-pub(crate) fn host(simulator: &Simulator) -> FlyHost {
+fn host(simulator: &Simulator) -> FlyHost {
     FlyHost::new(settings(simulator.url())).unwrap()
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn spec(bot: &BotId, revision: i64) -> CellSpec {
     }
 }
 
-fn app_of(bot: &BotId) -> String {
+pub(crate) fn app_of(bot: &BotId) -> String {
     format!("molt-feedbeef-{}", bot.as_str().trim_start_matches("molt-"))
 }
 
@@ -131,44 +131,56 @@ async fn a_bot_is_an_app_of_its_own_and_comes_and_goes_with_it() {
 
 #[tokio::test]
 async fn every_step_whose_answer_is_lost_is_found_again_and_nothing_is_doubled() {
-    for fault in [Fault::LoseAnswer, Fault::LoseRequest, Fault::Broken] {
-        let simulator = Simulator::new().await;
-        for (method, end) in [
-            ("POST", "/v1/apps"),
-            ("POST", "/ip_assignments"),
-            ("POST", "/volumes"),
-            ("POST", "/secrets"),
-            ("POST", "/machines"),
-        ] {
-            simulator.state().plan(method, end, fault, 1);
-        }
-        let (host, bot) = (host(&simulator), BotId::random());
-        host.ensure(&spec(&bot, 1)).await.unwrap();
-        assert_eq!(simulator.state().faults_left(), 0, "{fault:?}");
-        assert_one_of_all(&simulator.app(), &bot);
-        assert_eq!(simulator.app().living().next().unwrap().state, "started");
+    every_step_has_a(Fault::LoseAnswer).await;
+}
 
-        // A lease whose answer was lost is in the way until it ends.
-        for (method, end) in [("GET", "/machines"), ("POST", "/stop"), ("GET", "/wait"), ("DELETE", "/lease")] {
-            simulator.state().plan(method, end, fault, 1);
-        }
-        host.stop(&bot, false).await.unwrap();
-        assert_eq!(simulator.state().faults_left(), 0, "{fault:?}");
-        assert!(absent(&host, &bot).await, "{fault:?}");
+#[tokio::test]
+async fn every_step_that_never_arrived_is_done_again() {
+    every_step_has_a(Fault::LoseRequest).await;
+}
 
-        let id = simulator.app().living().next().unwrap().id.clone();
-        simulator.state().plan("POST", &format!("/machines/{id}"), fault, 1);
-        simulator.state().plan("POST", "/start", fault, 1);
-        assert_eq!(host.ensure(&spec(&bot, 2)).await.unwrap(), Ensured::Started, "{fault:?}");
-        assert_eq!(simulator.state().faults_left(), 0, "{fault:?}");
-        assert_one_of_all(&simulator.app(), &bot);
+#[tokio::test]
+async fn every_step_that_broke_at_fly_is_done_again() {
+    every_step_has_a(Fault::Broken).await;
+}
 
-        let app = app_of(&bot);
-        simulator.state().plan("DELETE", &app, fault, 1);
-        simulator.state().plan("GET", &app, fault, 1);
-        host.stop(&bot, true).await.unwrap();
-        assert!(simulator.state().apps.is_empty());
+async fn every_step_has_a(fault: Fault) {
+    let simulator = Simulator::new().await;
+    for (method, end) in [
+        ("POST", "/v1/apps"),
+        ("POST", "/ip_assignments"),
+        ("POST", "/volumes"),
+        ("POST", "/secrets"),
+        ("POST", "/machines"),
+    ] {
+        simulator.state().plan(method, end, fault, 1);
     }
+    let (host, bot) = (host(&simulator), BotId::random());
+    host.ensure(&spec(&bot, 1)).await.unwrap();
+    assert_eq!(simulator.state().faults_left(), 0, "{fault:?}");
+    assert_one_of_all(&simulator.app(), &bot);
+    assert_eq!(simulator.app().living().next().unwrap().state, "started");
+
+    // A lease whose answer was lost is in the way until it ends.
+    for (method, end) in [("GET", "/machines"), ("POST", "/stop"), ("GET", "/wait"), ("DELETE", "/lease")] {
+        simulator.state().plan(method, end, fault, 1);
+    }
+    host.stop(&bot, false).await.unwrap();
+    assert_eq!(simulator.state().faults_left(), 0, "{fault:?}");
+    assert!(absent(&host, &bot).await, "{fault:?}");
+
+    let id = simulator.app().living().next().unwrap().id.clone();
+    simulator.state().plan("POST", &format!("/machines/{id}"), fault, 1);
+    simulator.state().plan("POST", "/start", fault, 1);
+    assert_eq!(host.ensure(&spec(&bot, 2)).await.unwrap(), Ensured::Started, "{fault:?}");
+    assert_eq!(simulator.state().faults_left(), 0, "{fault:?}");
+    assert_one_of_all(&simulator.app(), &bot);
+
+    let app = app_of(&bot);
+    simulator.state().plan("DELETE", &app, fault, 1);
+    simulator.state().plan("GET", &app, fault, 1);
+    host.stop(&bot, true).await.unwrap();
+    assert!(simulator.state().apps.is_empty());
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -50,6 +51,8 @@ pub(crate) struct Inner {
     program: Option<Program>,
     /// How long a machine takes from one state to the next.
     lag: Duration,
+    /// How long a program has to end before it is killed. Fly waits for what `stop_config` says; here time is short.
+    grace: Duration,
 }
 
 impl Simulator {
@@ -58,7 +61,13 @@ impl Simulator {
     }
 
     pub(crate) async fn with(program: Option<Program>, lag: Duration) -> Self {
-        let inner = Arc::new(Inner { state: Mutex::new(State::new()), changed: Notify::new(), program, lag });
+        let inner = Arc::new(Inner {
+            state: Mutex::new(State::new()),
+            changed: Notify::new(),
+            program,
+            lag,
+            grace: Duration::from_secs(3),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = inner.clone();
@@ -93,6 +102,12 @@ impl Simulator {
     pub(crate) fn calls(&self, method: &str, end: &str) -> Vec<Call> {
         let state = self.state();
         state.calls.iter().filter(|call| call.method == method && call.path.ends_with(end)).cloned().collect()
+    }
+
+    /// Signals the program of the app's machine.
+    pub(crate) fn signal(&self, app: &str, what: Signal) {
+        let process = self.state().apps[app].living().next().and_then(|machine| machine.process);
+        life::signal(process.unwrap(), what);
     }
 
     /// The machine's computer takes it away.
@@ -180,7 +195,7 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
         return Ok(written(refuse(429, "rate limit exceeded"), Some(seconds)));
     }
     let answer = inner.route(&asked).await;
-    inner.state().note(&asked, answer.0);
+    inner.state().note(&asked);
     if fault == Some(Fault::LoseAnswer) {
         return Err(Lost);
     }

@@ -174,7 +174,12 @@ impl Inner {
         tokio::spawn(async move {
             tokio::time::sleep(inner.lag).await;
             inner.destroy(&app);
-            inner.state().apps.remove(&app);
+            let gone = inner.state().apps.remove(&app);
+            if let (Some(program), Some(gone)) = (&inner.program, gone) {
+                for volume in gone.volumes {
+                    std::fs::remove_dir_all(program.volumes.join(volume.id)).ok();
+                }
+            }
         });
         (StatusCode::ACCEPTED, Value::Null)
     }

@@ -1,9 +1,10 @@
 //! What Fly knows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::Asked;
@@ -21,6 +22,10 @@ pub(crate) struct State {
     pub(crate) page: usize,
     /// Whether an update of a stopped machine starts it; the documentation leaves it open.
     pub(crate) update_starts: bool,
+    /// Nobody gets an answer.
+    pub(crate) away: bool,
+    /// The answer to the nth call from now is lost; the flag says that it was.
+    pub(crate) lose: Option<(u32, Arc<AtomicBool>)>,
     pub(super) faults: Vec<Planned>,
     pub(super) limits: HashMap<String, Instant>,
     pub(super) count: u64,
@@ -32,8 +37,6 @@ pub(crate) struct Call {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) body: Value,
-    pub(crate) at: Instant,
-    pub(crate) status: StatusCode,
 }
 
 #[derive(Clone, Debug)]
@@ -86,6 +89,8 @@ impl State {
             refused_for_pace: 0,
             page: 500,
             update_starts: false,
+            away: false,
+            lose: None,
             faults: Vec::new(),
             limits: HashMap::new(),
             count: 0,
@@ -110,14 +115,8 @@ impl State {
         format!("127.{}.{}.{}", self.network[0], self.network[1], n % 250 + 1)
     }
 
-    pub(super) fn note(&mut self, asked: &Asked, status: StatusCode) {
-        self.calls.push(Call {
-            method: asked.method.to_string(),
-            path: asked.path.clone(),
-            body: asked.body.clone(),
-            at: Instant::now(),
-            status,
-        });
+    pub(super) fn note(&mut self, asked: &Asked) {
+        self.calls.push(Call { method: asked.method.to_string(), path: asked.path.clone(), body: asked.body.clone() });
     }
 
     /// An app that somebody else has.
