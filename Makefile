@@ -91,6 +91,7 @@ prove: app ## the long proofs, whole: every kill at every moment, ten minutes of
 	fuzz/run $(PROVE_FUZZ_SECONDS)
 	cargo build --workspace --bins --quiet
 	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --test it
+	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt-fleet --test conformance
 	@$(MAKE) --no-print-directory test-postgres-stop
 	node e2e/kills.mjs
 

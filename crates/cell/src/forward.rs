@@ -62,7 +62,6 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    #[must_use]
     pub fn new(
         proxy: ProxyAddress,
         ghost_key: SecretString,

@@ -100,11 +100,11 @@ async fn a_bot_is_an_app_of_its_own_and_comes_and_goes_with_it() {
     assert_eq!(machine.secrets["CLAWDBOT_CONFIG"], r#"{"note":"configured"}"#);
 
     assert_eq!(host.ensure(&spec(&bot, 1)).await.unwrap(), Ensured::AlreadyThere);
-    assert_eq!(host.list().await.unwrap(), [bot.clone()]);
+    assert_eq!(host.list().await.unwrap(), std::slice::from_ref(&bot));
     host.stop(&bot, false).await.unwrap();
     assert!(absent(&host, &bot).await);
     host.stop(&bot, false).await.unwrap();
-    assert_eq!(host.list().await.unwrap(), [bot.clone()], "what is stopped is still held");
+    assert_eq!(host.list().await.unwrap(), std::slice::from_ref(&bot), "what is stopped is still held");
 
     // The same machine on the same volume, changed as a whole.
     assert_eq!(
@@ -204,7 +204,7 @@ async fn a_host_that_died_between_any_two_calls_is_followed_by_one_that_finishes
         let second = host(&simulator);
         second.ensure(&spec(&bot, 1)).await.unwrap();
         assert_one_of_all(&simulator.app(), &bot);
-        assert_eq!(second.list().await.unwrap(), [bot.clone()]);
+        assert_eq!(second.list().await.unwrap(), std::slice::from_ref(&bot));
         second.stop(&bot, true).await.unwrap();
         assert!(simulator.state().apps.is_empty(), "after {calls}");
     }
@@ -295,7 +295,7 @@ async fn what_is_somebody_elses_is_left_alone() {
         host.stop(bot, true).await.unwrap();
     }
     assert_eq!(simulator.state().apps.len(), 4, "nothing of it was deleted");
-    assert_eq!(host.list().await.unwrap(), [strange.clone()], "another installation's bots are not ours");
+    assert_eq!(host.list().await.unwrap(), std::slice::from_ref(&strange), "another installation's bots are not ours");
     assert!(simulator.calls("POST", "/secrets").is_empty());
 
     host.ensure(&spec(&mixed, 1)).await.unwrap();
