@@ -78,7 +78,7 @@ impl HostUnderTest for Fly {
 
     /// All of them take a minute and a half.
     fn lost_answers_apart() -> usize {
-        if std::env::var_os("MOLT_PROVE").is_some() { 1 } else { 6 }
+        if std::env::var_os("MOLT_PROVE").is_some() { 1 } else { 10 }
     }
 
     async fn found(&self, bot: &BotId) -> Found {
