@@ -60,7 +60,7 @@ lint:
 
 # The integration tests start the real programs, so those are built first. Tests share one Postgres, which ends with them.
 .PHONY: test-rust
-test-rust: app
+test-rust: app e2e/node_modules/.installed
 	cargo build --workspace --bins --quiet
 	cargo $(RUN_TESTS) --workspace || { $(MAKE) --no-print-directory test-postgres-stop; exit 1; }
 	@$(MAKE) --no-print-directory test-postgres-stop
@@ -101,6 +101,7 @@ prove: app ## the long proofs, whole: every kill at every moment, ten minutes of
 	fuzz/run $(PROVE_FUZZ_SECONDS)
 	cargo build --workspace --bins --quiet
 	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --package molt-fleet --test it
+	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt-fleet --test conformance
 	@$(MAKE) --no-print-directory test-postgres-stop
 	node e2e/kills.mjs
 

@@ -33,6 +33,8 @@ pub struct Environment {
     pub mark: String,
     /// The cell ends with the process that started it: where the host keeps one for nothing else.
     pub dies_with_parent: bool,
+    /// `MOLT_ISOLATE=netns`: nobody else keeps the runtime from the network, so the cell does, and gives up root.
+    pub isolate: bool,
 }
 
 /// Where model calls go.
@@ -40,6 +42,8 @@ pub struct Environment {
 pub enum ProxyAddress {
     /// `http://host:port/prefix`
     Tcp { authority: String, prefix: String },
+    /// `https://host:port/prefix`, where the way to the proxy is not private.
+    Tls { authority: String, name: String, prefix: String },
     /// `unix:/path`, where the platform gives each bot a socket of its own; the prefix is `/v1`.
     Unix { path: PathBuf },
 }
@@ -79,6 +83,23 @@ impl Environment {
         });
         let made = || Some(leftovers::mark(bot_id.as_ref()?.as_str(), state_dir.as_ref()?));
         let mark = get(leftovers::MARK_VARIABLE).or_else(made);
+        let isolate = match get("MOLT_ISOLATE").as_deref() {
+            None => false,
+            Some("netns") => {
+                // The door must stand before the network is left.
+                if !matches!(listen, None | Some(CellAddress::Tcp(_))) {
+                    faults.push("MOLT_ISOLATE needs a MOLT_LISTEN that begins with tcp:".to_owned());
+                }
+                true
+            }
+            Some(_) => {
+                faults.push("MOLT_ISOLATE is not valid".to_owned());
+                false
+            }
+        };
+        if !faults.is_empty() {
+            return Err(InvalidEnvironment(faults));
+        }
         let all = (|| {
             Some(Self {
                 bot_id: bot_id?,
@@ -92,6 +113,7 @@ impl Environment {
                 config: config?,
                 revision: revision?,
                 runtime_command: runtime_command?,
+                isolate,
             })
         })();
         all.ok_or(InvalidEnvironment(faults))
@@ -103,12 +125,19 @@ impl ProxyAddress {
         if let Some(path) = text.strip_prefix("unix:") {
             return Some(Self::Unix { path: path.into() }).filter(|_| path.starts_with('/'));
         }
-        let rest = text.strip_prefix("http://")?;
+        let (rest, port) = match text.strip_prefix("https://") {
+            Some(rest) => (rest, 443),
+            None => (text.strip_prefix("http://")?, 80),
+        };
         let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let prefix = prefix.trim_end_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-        let authority = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
-        (!authority.starts_with(':')).then_some(Self::Tcp { authority, prefix })
+        let authority = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:{port}") };
+        let name = authority.rsplit_once(':')?.0.to_owned();
+        if name.is_empty() {
+            return None;
+        }
+        Some(if port == 443 { Self::Tls { authority, name, prefix } } else { Self::Tcp { authority, prefix } })
     }
 }
 
@@ -145,7 +174,13 @@ mod tests {
         assert_eq!(ProxyAddress::parse("http://127.0.0.1:8787/v1"), tcp("127.0.0.1:8787", "/v1"));
         assert_eq!(ProxyAddress::parse("http://proxy.internal/v1/"), tcp("proxy.internal:80", "/v1"));
         assert_eq!(ProxyAddress::parse("unix:/out/p"), Some(ProxyAddress::Unix { path: "/out/p".into() }));
-        for wrong in ["", "https://x/v1", "unix:relative", "http://:80/v1"] {
+        let tls = |authority: &str, prefix: &str| {
+            let name = authority.split(':').next().unwrap().to_owned();
+            Some(ProxyAddress::Tls { authority: authority.into(), name, prefix: prefix.into() })
+        };
+        assert_eq!(ProxyAddress::parse("https://proxy.example/v1"), tls("proxy.example:443", "/v1"));
+        assert_eq!(ProxyAddress::parse("https://proxy.example:8443"), tls("proxy.example:8443", ""));
+        for wrong in ["", "ftp://x/v1", "unix:relative", "http://:80/v1", "https://"] {
             assert_eq!(ProxyAddress::parse(wrong), None, "{wrong}");
         }
     }

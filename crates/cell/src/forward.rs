@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use crate::environment::ProxyAddress;
+use crate::isolate::Outside;
+use crate::tls::Tls;
 use crate::traces::Traces;
 
 /// The addresses under which a model answers; calls of these are counted for a run.
@@ -54,12 +56,23 @@ pub struct Forwarder {
     proxy: ProxyAddress,
     ghost_key: SecretString,
     traces: Traces,
+    /// The proxy is reached from another network than the runtime's.
+    outside: Option<Outside>,
+    tls: Option<Tls>,
 }
 
 impl Forwarder {
-    #[must_use]
-    pub const fn new(proxy: ProxyAddress, ghost_key: SecretString, traces: Traces) -> Self {
-        Self { proxy, ghost_key, traces }
+    pub fn new(
+        proxy: ProxyAddress,
+        ghost_key: SecretString,
+        traces: Traces,
+        outside: Option<Outside>,
+    ) -> anyhow::Result<Self> {
+        let tls = match &proxy {
+            ProxyAddress::Tls { name, .. } => Some(Tls::new(name)?),
+            ProxyAddress::Tcp { .. } | ProxyAddress::Unix { .. } => None,
+        };
+        Ok(Self { proxy, ghost_key, traces, outside, tls })
     }
 
     /// Starts listening on a loopback port; which one. It is the port that `note` remembers if that is free, since the
@@ -126,7 +139,9 @@ impl Forwarder {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let rest = path.strip_prefix(LOCAL_PREFIX).unwrap_or(path);
         let (host, prefix) = match &self.proxy {
-            ProxyAddress::Tcp { authority, prefix } => (authority.as_str(), prefix.as_str()),
+            ProxyAddress::Tcp { authority, prefix } | ProxyAddress::Tls { authority, prefix, .. } => {
+                (authority.as_str(), prefix.as_str())
+            }
             ProxyAddress::Unix { .. } => ("proxy", LOCAL_PREFIX),
         };
         parts.uri = format!("{prefix}{rest}").parse::<Uri>().context("build the address")?;
@@ -153,18 +168,7 @@ impl Forwarder {
     async fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
         let deadline = Instant::now() + CONNECT_PATIENCE;
         loop {
-            let attempt = async {
-                match &self.proxy {
-                    ProxyAddress::Tcp { authority, .. } => {
-                        let stream = TcpStream::connect(authority).await?;
-                        stream.set_nodelay(true)?;
-                        Ok::<_, std::io::Error>(Box::new(stream) as Box<dyn Connection>)
-                    }
-                    ProxyAddress::Unix { path } => {
-                        Ok(Box::new(UnixStream::connect(path).await?) as Box<dyn Connection>)
-                    }
-                }
-            };
+            let attempt = self.try_connect();
             let error = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => anyhow::Error::new(error),
@@ -174,6 +178,24 @@ impl Forwarder {
                 return Err(error.context("connect to the proxy"));
             }
             tokio::time::sleep(CONNECT_PAUSE).await;
+        }
+    }
+}
+
+impl Forwarder {
+    async fn try_connect(&self) -> std::io::Result<Box<dyn Connection>> {
+        let authority = match &self.proxy {
+            ProxyAddress::Unix { path } => return Ok(Box::new(UnixStream::connect(path).await?)),
+            ProxyAddress::Tcp { authority, .. } | ProxyAddress::Tls { authority, .. } => authority,
+        };
+        let stream = match &self.outside {
+            Some(outside) => outside.connect(authority).await?,
+            None => TcpStream::connect(authority).await?,
+        };
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            Some(tls) => Ok(Box::new(tls.connect(stream).await?)),
+            None => Ok(Box::new(stream)),
         }
     }
 }

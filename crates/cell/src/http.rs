@@ -75,6 +75,14 @@ impl Listener {
     }
 }
 
+/// Listens before there is a runtime for it, and before the network is left.
+pub fn bind_early(address: &CellAddress) -> anyhow::Result<std::net::TcpListener> {
+    let CellAddress::Tcp(address) = address else { anyhow::bail!("only a network can be left") };
+    let listener = std::net::TcpListener::bind(address).context("listen on the address")?;
+    listener.set_nonblocking(true).context("listen without waiting")?;
+    Ok(listener)
+}
+
 /// Binds through a descriptor of the folder: a socket's own address holds only 108 bytes.
 fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { anyhow::bail!("not a path to a socket") };

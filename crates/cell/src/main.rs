@@ -11,7 +11,8 @@ use molt_cell::config::Config;
 use molt_cell::environment::{Environment, ProxyAddress};
 use molt_cell::forward::Forwarder;
 use molt_cell::health::Board;
-use molt_cell::http::{Door, Listener, serve};
+use molt_cell::http::{Door, Listener, bind_early, serve};
+use molt_cell::isolate::{self, Outside};
 use molt_cell::journal::Journal;
 use molt_cell::layout::Layout;
 use molt_cell::lock::{CellLock, LockError};
@@ -47,6 +48,13 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_ENVIRONMENT);
         }
     };
+    let apart = match environment.isolate.then(|| set_apart(&environment)).transpose() {
+        Ok(apart) => apart,
+        Err(error) => {
+            eprintln!("molt-cell: {error:#}");
+            return ExitCode::from(EXIT_ENVIRONMENT);
+        }
+    };
     // From here on nobody but root can read this process's memory and environment through /proc.
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         eprintln!("molt-cell: can't protect its secrets: {error}");
@@ -59,7 +67,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
-    match start(environment) {
+    match start(environment, apart) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(LockError::Taken) = error.downcast_ref() {
@@ -72,18 +80,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(environment: Environment) -> anyhow::Result<()> {
+/// The door, opened in the network that is left, and the way back to it.
+type Apart = (std::net::TcpListener, Outside);
+
+fn set_apart(environment: &Environment) -> anyhow::Result<Apart> {
+    let listener = bind_early(&environment.listen)?;
+    Ok((listener, isolate::enter(&environment.state_dir)?))
+}
+
+fn start(environment: Environment, apart: Option<Apart>) -> anyhow::Result<()> {
     let layout = Layout::create(&environment.state_dir).context("make the state folder")?;
     let _lock = CellLock::take(&layout.lock())?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start tokio")?;
-    runtime.block_on(live(environment, layout))
+    runtime.block_on(live(environment, layout, apart))
 }
 
-async fn live(environment: Environment, layout: Layout) -> anyhow::Result<()> {
+async fn live(environment: Environment, layout: Layout, apart: Option<Apart>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let listener = Listener::bind(&environment.listen).await?;
+    let (listener, outside) = match apart {
+        Some((listener, outside)) => (Listener::Tcp(tokio::net::TcpListener::from_std(listener)?), Some(outside)),
+        None => (Listener::bind(&environment.listen).await?, None),
+    };
     let board = Board::new(environment.bot_id.clone());
     let traces = Traces::default();
     let journal = Journal::open(&layout.journal(), Utc::now())?;
@@ -96,9 +115,9 @@ async fn live(environment: Environment, layout: Layout) -> anyhow::Result<()> {
 
     let world = match &environment.proxy {
         ProxyAddress::Unix { path } => Some(outlet::start(path.clone()).await?),
-        ProxyAddress::Tcp { .. } => None,
+        ProxyAddress::Tcp { .. } | ProxyAddress::Tls { .. } => None,
     };
-    let forwarder = Forwarder::new(environment.proxy, environment.ghost_key, traces);
+    let forwarder = Forwarder::new(environment.proxy, environment.ghost_key, traces, outside)?;
     let ports = Ports { models: forwarder.start(&layout.forwarder_port()).await?, world };
     let from_host = Config { revision: environment.revision, body: environment.config };
     let config = Config::newest(&layout, from_host);

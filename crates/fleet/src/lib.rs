@@ -6,6 +6,7 @@ mod act;
 mod configuration;
 mod docker;
 mod error;
+mod fly;
 mod health;
 mod host;
 mod listen;
@@ -22,6 +23,7 @@ mod words;
 
 pub use docker::{DockerConfig, DockerHost, EngineFound, look_at_engine};
 pub use error::FleetError;
+pub use fly::{FlyHost, FlySettings, WATCH_PERIOD};
 pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
 pub use pace::{Pace, Paced};
 pub use plan::{ATTEMPTS_MAX, CellFact, ENDS_MAX, Facts, RuntimeFact, Stage, Step, Why, plan};

@@ -2,6 +2,7 @@
 //! Never: a half-configured part, a second reading, or a secret in a file of settings. All faults come in one message.
 
 mod egress;
+mod fleet;
 mod keys;
 mod models;
 mod written;
@@ -9,12 +10,11 @@ mod written;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use molt_fleet::{SealMode, Sealing};
+use molt_fleet::FlySettings;
 use molt_identity::SignUp;
 use molt_model::egress::Rules;
 use molt_model::{Catalog, Nanos};
@@ -22,9 +22,9 @@ use molt_store::{NoKeys, SealRing};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
 use url::Url;
 
+pub use fleet::{Cells, Seal};
 pub use keys::KeySource;
 pub use models::{Offer, Provider, ProviderKind};
 
@@ -35,12 +35,6 @@ use crate::prices::list::PriceList;
 const DEFAULTS: &str = include_str!("../../../molt.default.toml");
 /// Looked for in the folder where the program starts.
 const FILE: &str = "molt.toml";
-const MIB: u64 = 1024 * 1024;
-/// Enough for the smallest runtime that somebody may write; OpenClaw wants far more.
-const MEMORY_MIB_MIN: u64 = 64;
-const PROCESSES_MIN: u32 = 32;
-const CPUS_MIN: f64 = 0.1;
-const CPUS_MAX: f64 = 1024.0;
 
 /// What the command line says, over everything else.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +45,8 @@ pub struct Overrides {
     pub host: Option<HostKind>,
     /// This process is a proxy, so the providers' keys are read, and those that must be there must be.
     pub holds_keys: bool,
+    /// This process keeps cells, so what their host asks for is read.
+    pub keeps_cells: bool,
 }
 
 /// Everything wrong with the settings, a line each.
@@ -66,63 +62,6 @@ pub struct Runtime {
     pub command: Vec<String>,
     /// Empty: `molt-cell` beside this program.
     pub cell: PathBuf,
-}
-
-/// How cells are kept.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cells {
-    pub host: HostKind,
-    /// Whether processes are sealed off from the machine; containers always are.
-    pub seal: Seal,
-    /// Of one cell.
-    pub memory_mib: u64,
-    pub processes: u32,
-    pub cpus: f64,
-    pub docker_socket: PathBuf,
-    /// Empty: one that is made here.
-    pub image: String,
-}
-
-/// The words for `SealMode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Seal {
-    #[default]
-    Auto,
-    Require,
-    Off,
-}
-
-impl Cells {
-    /// `gates`: wakes the proxy of this process, if there is one, which opens the cells' gates.
-    #[must_use]
-    pub fn sealing(&self, gates: Option<Arc<Notify>>) -> Sealing {
-        let mode = match self.seal {
-            Seal::Auto => SealMode::Auto,
-            Seal::Require => SealMode::Require,
-            Seal::Off => SealMode::Off,
-        };
-        Sealing { mode, memory_bytes: self.memory_mib * MIB, processes: self.processes, gates }
-    }
-
-    fn faults(&self) -> Vec<String> {
-        let small = |name: &str, least: u64| format!("fleet.{name}: a bot needs at least {least}");
-        let mut faults = Vec::new();
-        if self.memory_mib < MEMORY_MIB_MIN || self.memory_mib > u64::MAX / MIB {
-            faults.push(small("memory_mib", MEMORY_MIB_MIN));
-        }
-        if self.processes < PROCESSES_MIN {
-            faults.push(small("processes", PROCESSES_MIN.into()));
-        }
-        if !(CPUS_MIN..=CPUS_MAX).contains(&self.cpus) {
-            faults.push(format!("fleet.cpus: between {CPUS_MIN} and {CPUS_MAX}"));
-        }
-        if !self.docker_socket.is_absolute() {
-            faults.push("fleet.docker_socket: the full path of the engine's socket on this machine".to_owned());
-        }
-        faults
-    }
 }
 
 /// The settings in force. Checked: whoever holds one can start.
@@ -159,6 +98,8 @@ pub struct Config {
     pub egress: Rules,
     pub runtime: Runtime,
     pub fleet: Cells,
+    /// What keeps bots at Fly; none: they are kept on this machine, or not by this process.
+    pub fly: Option<FlySettings>,
 }
 
 impl Config {
@@ -212,6 +153,7 @@ impl Config {
             egress: Rules::default(),
             runtime: take.value("runtime"),
             fleet: take.value("fleet"),
+            fly: None,
         };
         faults.extend(config.fleet.faults());
         config.set_operator(&operator, &mut faults);
@@ -222,6 +164,9 @@ impl Config {
         match Rules::read(&egress.allow, &egress.quiet, &egress.private) {
             Ok(rules) => config.egress = rules,
             Err(more) => faults.extend(more),
+        }
+        if overrides.keeps_cells && config.fleet.host == HostKind::Fly {
+            config.fly = Some(config.fleet.fly(config.proxy_url.as_ref(), environment, &mut faults));
         }
         match models.resolve(overrides.holds_keys, environment) {
             Ok(offer) => config.offer = offer,
@@ -481,6 +426,33 @@ mod tests {
                 assert!(message.contains(part), "{part} is missing in {message}");
             }
             assert!(!message.contains("short"));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn fly_is_asked_for_whole_and_only_where_cells_are_kept() {
+        Jail::expect_with(|jail| {
+            jail.create_file("molt.toml", "[fleet]\nhost = \"fly\"\n[fleet.fly]\nregions = [\"Paris\"]")?;
+            assert!(read(&[]).unwrap().fly.is_none(), "an API needs no token of Fly's");
+            let keeps = |environment: &[(&str, &str)]| {
+                let overrides = Overrides { keeps_cells: true, ..Overrides::default() };
+                Config::read(&overrides, &|name| {
+                    environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+                })
+            };
+            let message = keeps(&[]).unwrap_err().to_string();
+            for part in ["proxy_url:", "FLY_API_TOKEN", "fly.org:", "fly.image:", "fly.regions:"] {
+                assert!(message.contains(part), "{part} is missing in {message}");
+            }
+            jail.create_file(
+                "molt.toml",
+                "proxy_url = \"https://p.example/v1\"\n[fleet]\nhost = \"fly\"\n[fleet.fly]\norg = \"acme\"\n\
+                 image = \"registry.fly.io/bot:1\"\nregions = [\"fra\"]",
+            )?;
+            let config = keeps(&[("FLY_API_TOKEN", "fo1_hunter2")]).unwrap();
+            assert_eq!(config.fly.as_ref().unwrap().memory_mib, 2048);
+            assert!(!format!("{config:?}").contains("hunter2"));
             Ok(())
         });
     }

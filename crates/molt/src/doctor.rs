@@ -1,6 +1,8 @@
 //! `molt doctor`: looks at everything that an installation needs and says in sentences how it is.
 //! Never: change anything.
 
+mod fly;
+
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -46,14 +48,19 @@ pub async fn run(config: &Config) -> bool {
     let mut findings = vec![folder(&data), disk(data.root()), database(config, &data).await];
     findings.extend(seal_keys(config, &data));
     findings.push(port(config.listen, "--listen"));
-    findings.push(npm());
-    findings.push(runtime(config, &data));
-    findings.push(cells(config));
-    findings.extend(match config.fleet.host {
-        HostKind::Process => seal(config),
-        HostKind::Docker => engine(config).await,
-    });
-    findings.extend(running_cells(config, &data).await);
+    match &config.fly {
+        Some(settings) => findings.extend(fly::findings(config, settings).await),
+        None => {
+            findings.push(npm());
+            findings.push(runtime(config, &data));
+            findings.push(cells(config));
+            findings.extend(match config.fleet.host {
+                HostKind::Docker => engine(config).await,
+                HostKind::Process | HostKind::Fly => seal(config),
+            });
+            findings.extend(running_cells(config, &data).await);
+        }
+    }
     findings.extend(fleet(config).await);
     findings.extend(models(config));
     let mut healthy = true;

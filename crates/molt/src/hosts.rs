@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use molt_fleet::{DockerConfig, DockerHost, Host, Pace, Paced, ProcessHost, RuntimeState, Sealing, cell_users};
+use molt_fleet::{
+    DockerConfig, DockerHost, FlyHost, FlySettings, Host, Pace, Paced, ProcessHost, RuntimeState, Sealing, cell_users,
+};
 use molt_model::{BotId, CatalogInForce};
 use molt_store::Store;
 use serde::Deserialize;
@@ -37,6 +39,8 @@ pub enum HostKind {
     Process,
     /// Containers of the Docker engine of this machine.
     Docker,
+    /// Machines at Fly, an app for each.
+    Fly,
 }
 
 impl HostKind {
@@ -45,6 +49,7 @@ impl HostKind {
         match self {
             Self::Process => "process",
             Self::Docker => "docker",
+            Self::Fly => "fly",
         }
     }
 }
@@ -56,6 +61,20 @@ pub struct Parts {
     pub cell: PathBuf,
     pub runtime: watch::Receiver<RuntimeState>,
     docker: Option<DockerConfig>,
+    fly: Option<FlySettings>,
+}
+
+/// The settings of Fly for this very database, after which everything there is named.
+pub async fn fly_of(config: &Config, store: &Store) -> anyhow::Result<Option<FlySettings>> {
+    let Some(fly) = config.fly.clone() else { return Ok(None) };
+    Ok(Some(FlySettings { installation: installation(store).await?, ..fly }))
+}
+
+async fn installation(store: &Store) -> anyhow::Result<Uuid> {
+    let mut system = store.system().await?;
+    let installation = system.installation().await?;
+    system.commit().await?;
+    Ok(installation)
 }
 
 impl Parts {
@@ -63,19 +82,28 @@ impl Parts {
     pub async fn prepare(config: &Config, data: &DataDir, store: &Store) -> anyhow::Result<(Self, AbortHandle)> {
         let kind = config.fleet.host;
         claim_kind(data.root(), kind)?;
+        let fly = fly_of(config, store).await?;
+        if let Some(fly) = &fly {
+            // The image brings its runtime along, unless the settings name one in it.
+            let (sender, runtime) = watch::channel(RuntimeState::Ready { command: config.runtime.command.clone() });
+            let task = tokio::spawn(async move { sender.closed().await }).abort_handle();
+            let (data_dir, cell) = (data.root().to_owned(), PathBuf::from(&fly.image));
+            return Ok((Self { data_dir, cell, runtime, docker: None, fly: Some(fly.clone()) }, task));
+        }
         let program = install::cell_binary(&config.runtime.cell, &data.programs())?;
         let docker = match kind {
-            HostKind::Process => None,
-            HostKind::Docker => {
-                let mut system = store.system().await?;
-                let installation = system.installation().await?;
-                system.commit().await?;
-                Some(docker_config(config, data.root(), installation, &program)?)
-            }
+            HostKind::Process | HostKind::Fly => None,
+            HostKind::Docker => Some(docker_config(config, data.root(), installation(store).await?, &program)?),
         };
         let (runtime, task) = prepare_runtime(config, data, &program)?;
         let cell = docker.as_ref().map_or(program, |docker| PathBuf::from(&docker.image));
-        Ok((Self { data_dir: data.root().to_owned(), cell, runtime, docker }, task))
+        Ok((Self { data_dir: data.root().to_owned(), cell, runtime, docker, fly }, task))
+    }
+
+    /// Whether the cells end with this program. Those elsewhere go on, and the next start finds them.
+    #[must_use]
+    pub fn are_here(&self) -> bool {
+        self.fly.is_none()
     }
 
     /// The host, and what its fleet is told. `proxy_url` is where processes send their calls.
@@ -86,14 +114,15 @@ impl Parts {
             cell_binary: self.cell,
             proxy_url: if sealed { GATE_INSIDE.to_owned() } else { proxy_url },
             catalog,
-            uid_range: if sealed { None } else { cell_users() },
+            uid_range: if sealed || self.fly.is_some() { None } else { cell_users() },
         };
-        let host: Arc<dyn Host> = match self.docker {
-            Some(docker) => {
+        let host: Arc<dyn Host> = match (self.docker, self.fly) {
+            (_, Some(fly)) => Arc::new(FlyHost::new(fly).context("cells can't run at Fly")?),
+            (Some(docker), None) => {
                 let docker = DockerConfig { gates: sealing.gates.clone(), ..docker };
                 Arc::new(DockerHost::new(docker).context("cells can't run here")?)
             }
-            None => {
+            (None, None) => {
                 let host = ProcessHost::new(&settings, sealing).context("cells can't run here")?;
                 settings.proxy_url = host.way_out().unwrap_or(settings.proxy_url);
                 Arc::new(Paced::new(host, Pace::PROCESSES))
@@ -110,7 +139,7 @@ pub struct Opened {
     pub runtime: watch::Receiver<RuntimeState>,
 }
 
-/// The host of a data folder as it is, for those who only look or tidy up. `None`: no bot was ever kept there.
+/// The host of a data folder as it is, for those who only look or tidy up. `None`: nothing of a bot is kept there.
 pub fn existing(config: &Config, root: &Path) -> anyhow::Result<Option<Box<dyn Host>>> {
     if !root.join("bots").is_dir() {
         return Ok(None);
@@ -120,7 +149,7 @@ pub fn existing(config: &Config, root: &Path) -> anyhow::Result<Option<Box<dyn H
         (Some(HostKind::Docker), Ok(installation)) => {
             Box::new(DockerHost::new(docker_config(config, root, installation, Path::new(""))?)?)
         }
-        (Some(HostKind::Docker), Err(_)) => return Ok(None),
+        (Some(HostKind::Docker), Err(_)) | (Some(HostKind::Fly), _) => return Ok(None),
         _ => {
             let settings = molt_fleet::Config {
                 data_dir: root.to_owned(),
@@ -204,6 +233,7 @@ fn claim_kind(root: &Path, kind: HostKind) -> anyhow::Result<()> {
 fn kind_of(root: &Path) -> Option<HostKind> {
     match fs::read_to_string(root.join(KIND_FILE)).as_deref().map(str::trim) {
         Ok("docker") => Some(HostKind::Docker),
+        Ok("fly") => Some(HostKind::Fly),
         Ok(_) => Some(HostKind::Process),
         Err(_) => root.join("bots").is_dir().then_some(HostKind::Process),
     }

@@ -61,7 +61,7 @@ enum Command {
     },
     /// Ghost Key: model calls under the installation's own keys
     Proxy,
-    /// The cells of this machine
+    /// The cells: of this machine, or at Fly
     Fleet,
     /// Bring the database to the newest schema
     Migrate,
@@ -152,6 +152,11 @@ impl Command {
     const fn holds_keys(&self) -> bool {
         matches!(self, Self::Dev { .. } | Self::Proxy | Self::Serve { all: true } | Self::Doctor)
     }
+
+    /// Only what runs the fleet reads a host's token, and `doctor`, which asks the host.
+    const fn keeps_cells(&self) -> bool {
+        matches!(self, Self::Dev { .. } | Self::Fleet | Self::Serve { all: true } | Self::Doctor)
+    }
 }
 
 fn main() -> ExitCode {
@@ -179,8 +184,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let environment = molt::config::environment;
     let Options { config, listen, data_dir, host } = cli.options;
-    let holds_keys = cli.command.holds_keys();
-    let config = Config::read(&Overrides { file: config, listen, data_dir, host, holds_keys }, &environment)?;
+    let (holds_keys, keeps_cells) = (cli.command.holds_keys(), cli.command.keeps_cells());
+    let overrides = Overrides { file: config, listen, data_dir, host, holds_keys, keeps_cells };
+    let config = Config::read(&overrides, &environment)?;
     match cli.command {
         Command::Dev { reset, yes } => {
             let screen = Screen::new(environment("NO_COLOR").is_some());

@@ -56,6 +56,8 @@ pub struct Platform {
     pub tasks: Tasks,
     pub router: Router,
     pub fleet: Option<Arc<Fleet>>,
+    /// Cells that end with this program. Those elsewhere go on, and the next start finds them.
+    cells_are_here: bool,
     pub ghost: Option<Ghost>,
     gates: Option<Arc<Gates>>,
     relays: Option<Relays>,
@@ -97,6 +99,7 @@ impl Platform {
             router = router.merge(api);
             relays = Some(chats);
         }
+        let cells_are_here = fleet.as_ref().is_some_and(Parts::are_here);
         let fleet = match fleet.filter(|_| roles.fleet) {
             Some(parts) => {
                 let sealing = config.fleet.sealing(gates.as_ref().map(|_| wanted));
@@ -104,14 +107,14 @@ impl Platform {
             }
             None => None,
         };
-        Ok(Self { tasks, router, fleet, ghost, gates, relays, ready, store })
+        Ok(Self { tasks, router, fleet, cells_are_here, ghost, gates, relays, ready, store })
     }
 
     /// Ends everything in the order that loses nothing: cells first, whose last calls still settle; then the loops, the
     /// books, the listeners (which `unlisten` ends), and the database, which nobody asks any more by then. Each part has a
     /// bound of its own.
     pub async fn stop(self, unlisten: impl Future<Output = ()>) {
-        if let Some(fleet) = &self.fleet
+        if let Some(fleet) = self.fleet.as_ref().filter(|_| self.cells_are_here)
             && let Err(error) = fleet.shutdown().await
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "the cells were not all noted as stopped");

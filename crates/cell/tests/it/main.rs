@@ -6,6 +6,7 @@
 
 mod chat;
 mod crash;
+mod isolate;
 mod model;
 mod process;
 mod rig;

@@ -5,6 +5,10 @@
 
 mod docker;
 mod engine;
+mod fly;
+mod fly_contract;
+mod fly_faults;
+mod fly_simulator;
 mod process;
 mod stories;
 mod suite;
@@ -32,13 +36,15 @@ macro_rules! conformance {
 
 conformance!(on_processes, crate::process::Processes);
 conformance!(on_docker, crate::docker::Containers);
+conformance!(on_fly, crate::fly::Fly);
 
 /// What a host can't show is on the page that operators read, in the same words.
 #[test]
 fn the_page_says_what_can_not_be_shown() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/hosts.md")).unwrap();
-    let missing = suite::unsaid::<process::Processes>(&page);
-    let missing = [missing, suite::unsaid::<docker::Containers>(&page)].concat();
+    let mut missing = suite::unsaid::<process::Processes>(&page);
+    missing.extend(suite::unsaid::<docker::Containers>(&page));
+    missing.extend(suite::unsaid::<fly::Fly>(&page));
     assert!(missing.is_empty(), "docs/hosts.md lacks: {missing:#?}");
     assert!(!suite::unsaid::<process::Processes>("an empty page").is_empty(), "the rule can fail");
 }

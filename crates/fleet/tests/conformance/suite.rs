@@ -128,6 +128,11 @@ pub(crate) trait HostUnderTest: Sized + Sync {
         panic!("{} neither loses answers nor says that it can't", Self::NAME)
     }
 
+    /// Each answer is lost in turn, or only every so many: for a host that makes many calls, outside the long proofs.
+    fn lost_answers_apart() -> usize {
+        1
+    }
+
     async fn found(&self, bot: &BotId) -> Found;
 
     /// Puts a note into the bot's state, or reads it.
