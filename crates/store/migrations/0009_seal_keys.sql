@@ -22,6 +22,7 @@ begin
     if tg_op = 'UPDATE' and new.gateway_token is not distinct from old.gateway_token then return new; end if;
     sealed := new.gateway_token;
   elsif tg_table_name = 'signing_keys' then sealed := new.private_sealed;
+  elsif tg_table_name = 'mails' then sealed := new.text_sealed;
   else sealed := decode(new.data ->> 'link_sealed', 'hex');
   end if;
   perform pg_advisory_xact_lock_shared(hashtext('molt.seal_keys'));
