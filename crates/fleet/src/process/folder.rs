@@ -127,7 +127,8 @@ impl Folder {
     pub(super) fn remove(&self) -> io::Result<()> {
         if self.root.exists() {
             remove_all(&self.trash)?;
-            fs::rename(&self.root, &self.trash)?;
+            // Another process of ours may remove it at the same moment.
+            absent_is_fine(fs::rename(&self.root, &self.trash))?;
         }
         remove_all(&self.trash)
     }

@@ -75,6 +75,7 @@ async fn everything_is_sealed_anew_and_the_old_key_opens_nothing_new() {
     let signing = before.seal(&Place::SigningKey("k".to_owned()), &"private".to_owned().into());
     let mail = Uuid::new_v4();
     let link = before.seal(&Place::MailLink(mail), &"https://molt.example/link".to_owned().into());
+    let text = before.seal(&Place::MailText(mail), &"Open https://molt.example/link".to_owned().into());
     // From before keys had names: the first form, which carries none.
     let unnamed =
         [&[1][..], &before.seal(&Place::SigningKey("first".to_owned()), &"x".to_owned().into())[9..]].concat();
@@ -82,10 +83,13 @@ async fn everything_is_sealed_anew_and_the_old_key_opens_nothing_new() {
         .execute(&format!(
             "insert into molt.signing_keys (kid, private_sealed, public_jwk) values ('k', {}, '{{}}'), ('first', {}, '{{}}');
              insert into molt.outbox (id, template, to_address, data)
-             values ('{mail}', 'magic-link', 'pat@example.test', '{{\"link_sealed\": \"{}\", \"minutes\": 15}}')",
+             values ('{mail}', 'magic-link', 'pat@example.test', '{{\"link_sealed\": \"{}\", \"minutes\": 15}}');
+             insert into molt.mails (outbox_id, to_address, subject, text_sealed)
+             values ('{mail}', 'pat@example.test', 'Your link', {})",
             literal(&signing),
             literal(&unnamed),
-            hex::encode(&link)
+            hex::encode(&link),
+            literal(&text)
         ))
         .await;
 
@@ -96,12 +100,12 @@ async fn everything_is_sealed_anew_and_the_old_key_opens_nothing_new() {
     system.commit().await.unwrap();
     let done = rotating.reseal().await.unwrap();
     let counts: Vec<(u64, u64)> = done.iter().map(|column| (column.done, column.lost)).collect();
-    assert_eq!(counts, [(450, 0), (2, 0), (1, 0)]);
+    assert_eq!(counts, [(450, 0), (2, 0), (1, 0), (1, 0)]);
     let again = rotating.reseal().await.unwrap();
     assert!(again.iter().all(|column| column.done == 0 && column.lost == 0), "{again:?}");
 
-    assert_eq!(opened(&store(&database, &after).await).await, (453, 453));
-    assert_eq!(opened(&store(&database, &before).await).await, (0, 453), "a stolen old key opens nothing");
+    assert_eq!(opened(&store(&database, &after).await).await, (454, 454));
+    assert_eq!(opened(&store(&database, &before).await).await, (0, 454), "a stolen old key opens nothing");
     assert_eq!(database.text("select data ->> 'minutes' from molt.outbox").await.as_deref(), Some("15"));
 }
 
