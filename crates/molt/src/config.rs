@@ -155,19 +155,13 @@ impl Config {
             fleet: take.value("fleet"),
             fly: None,
         };
-        faults.extend(config.fleet.faults());
         config.set_operator(&operator, &mut faults);
         config.public_url = url("public_url", &public_url, &mut faults);
         config.proxy_url = url("proxy_url", &proxy_url, &mut faults);
         config.check_seal_key(&mut faults);
         config.otlp_endpoint = url("otlp_endpoint", &otlp_endpoint, &mut faults);
-        match Rules::read(&egress.allow, &egress.quiet, &egress.private) {
-            Ok(rules) => config.egress = rules,
-            Err(more) => faults.extend(more),
-        }
-        if overrides.keeps_cells && config.fleet.host == HostKind::Fly {
-            config.fly = Some(config.fleet.fly(config.proxy_url.as_ref(), environment, &mut faults));
-        }
+        config.set_egress(&egress, &mut faults);
+        config.set_host(overrides.keeps_cells, environment, &mut faults);
         match models.resolve(overrides.holds_keys, environment) {
             Ok(offer) => config.offer = offer,
             Err(more) => faults.extend(more),
@@ -215,6 +209,20 @@ impl Config {
             signup: self.signup,
             https: url.scheme() == "https",
             public_url: url.as_str().trim_end_matches('/').to_owned(),
+        }
+    }
+
+    fn set_egress(&mut self, egress: &egress::Settings, faults: &mut Vec<String>) {
+        match Rules::read(&egress.allow, &egress.quiet, &egress.private) {
+            Ok(rules) => self.egress = rules,
+            Err(more) => faults.extend(more),
+        }
+    }
+
+    fn set_host(&mut self, keeps_cells: bool, environment: &dyn Fn(&str) -> Option<String>, faults: &mut Vec<String>) {
+        faults.extend(self.fleet.faults());
+        if keeps_cells && self.fleet.host == HostKind::Fly {
+            self.fly = Some(self.fleet.fly(self.proxy_url.as_ref(), environment, faults));
         }
     }
 
