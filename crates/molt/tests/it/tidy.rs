@@ -32,7 +32,11 @@ fn files() -> Vec<File> {
         for entry in std::fs::read_dir(&folder).expect("the project can be read").flatten() {
             let path = entry.path();
             let kind = entry.file_type().expect("the file system knows what it holds");
-            if kind.is_dir() && !MADE.contains(&entry.file_name().to_string_lossy().as_ref()) {
+            // `.git` is a file in a second worktree.
+            if MADE.contains(&entry.file_name().to_string_lossy().as_ref()) {
+                continue;
+            }
+            if kind.is_dir() {
                 folders.push(path);
             } else if kind.is_file() {
                 let text = std::fs::read_to_string(&path).unwrap_or_default();
