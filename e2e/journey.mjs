@@ -28,18 +28,20 @@ const here = import.meta.dirname;
 const { values: options } = parseArgs({
   options: {
     molt: { type: "string", default: join(here, "../target/debug/molt") },
-    "data-dir": { type: "string", default: join(tmpdir(), "molt-e2e", "data") },
+    "data-dir": { type: "string" },
     pictures: { type: "string", default: join(here, "screenshots") },
     // Assistants live in containers of this engine.
     docker: { type: "string" },
   },
 });
 
+// Bots stay on their kind of host, so each kind has a folder of its own; both are used again by the next run.
+const dataDir = options["data-dir"] ?? join(tmpdir(), "molt-e2e", options.docker ? "docker" : "data");
 const figures = {};
 const Kind = options.docker ? DockerInstallation : Installation;
 const installation = await Kind.start({
   molt: resolve(options.molt),
-  dataDir: resolve(options["data-dir"]),
+  dataDir: resolve(dataDir),
   socket: options.docker,
 });
 const browser = await openBrowser(resolve(options.pictures));
