@@ -1,18 +1,54 @@
 //! What lies beyond the way out: servers of the tests' own on the loopback, and the wire as one may write it by hand.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 
+use rcgen::{CertificateParams, KeyPair};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
-/// Good for secure.example and other.example.
-pub(super) const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/egress/tests/tls/leaf.pem");
+/// What secure.example and other.example show for themselves, made for this run.
+struct Made {
+    certificate: rcgen::Certificate,
+    key: Vec<u8>,
+}
+
+static MADE: LazyLock<Made> = LazyLock::new(|| {
+    let key = KeyPair::generate().unwrap();
+    let names = ["secure.example".to_owned(), "other.example".to_owned()];
+    let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    Made { certificate, key: key.serialize_der() }
+});
+
+pub(super) fn certificate() -> CertificateDer<'static> {
+    MADE.certificate.der().clone()
+}
+
+/// The certificate as a file, for programs that have to be told whom to trust.
+pub(super) struct Trusted(PathBuf);
+
+impl Trusted {
+    pub(super) fn write() -> Self {
+        let path = std::env::temp_dir().join(format!("molt-trusted-{}.pem", uuid::Uuid::new_v4()));
+        std::fs::write(&path, MADE.certificate.pem()).unwrap();
+        Self(path)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Trusted {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
 
 /// Sends, and reads to the end of a head.
 pub(super) async fn ask(stream: &mut TcpStream, request: &str) -> String {
@@ -51,13 +87,12 @@ pub(super) async fn web() -> SocketAddr {
 
 /// The same over TLS.
 pub(super) async fn secure_web() -> SocketAddr {
-    let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/leaf.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/leaf.key")).unwrap();
+    let key = PrivatePkcs8KeyDer::from(MADE.key.clone());
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
+        .with_single_cert(vec![certificate()], key.into())
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
