@@ -68,7 +68,7 @@ impl Tap {
             at = end;
         }
         while let Some(end) = event_end(&chunk, at) {
-            if self.listener.event(&chunk[at..end]) && self.strip {
+            if only_usage(&mut self.listener, &chunk[at..end]) && self.strip {
                 passed.cut(at, end);
             }
             at = end;
@@ -135,7 +135,7 @@ impl Tap {
 
     /// Whether the event in progress may turn out to carry only the usage.
     fn is_doubtful(&self) -> bool {
-        self.carry.len() <= HELD_BYTES_MAX && may_be_usage(&self.carry)
+        is_doubtful(&self.carry)
     }
 
     /// Lets go of the middle of an event that is too long.
@@ -152,7 +152,7 @@ impl Tap {
     /// Whether the event in `carry` carries the usage and nothing else.
     fn end_event(&mut self) -> bool {
         if self.head.is_empty() {
-            return self.listener.event(&self.carry);
+            return only_usage(&mut self.listener, &self.carry);
         }
         self.listener.long_event(&self.head, &self.carry);
         self.head.clear();
@@ -173,6 +173,16 @@ impl Tap {
             .filter(|&end| end > 0)
             .or_else(|| event_end(chunk, 0))
     }
+}
+
+/// Whether this beginning of an event, or all of it, may carry the usage and nothing else. What doesn't never does later.
+fn is_doubtful(event: &[u8]) -> bool {
+    event.len() <= HELD_BYTES_MAX && may_be_usage(event)
+}
+
+/// Hears the event: whether it carries the usage and nothing else, which is the same whether it came whole or in pieces.
+fn only_usage(listener: &mut Listener, event: &[u8]) -> bool {
+    listener.event(event) && is_doubtful(event)
 }
 
 /// The place after the blank line that ends the event at `from`.

@@ -135,6 +135,23 @@ fn the_usage_with_the_end_mark_in_one_event_is_left_alone() {
 }
 
 #[test]
+fn what_is_taken_out_does_not_depend_on_the_cuts() {
+    let long = USAGE.replace("[],", &format!("[],{}", " ".repeat(HELD_BYTES_MAX)));
+    for event in [
+        USAGE,
+        "data: {\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\nx: {\"choices\": [{}]}\n\n",
+        "data: {\"x\":{\"choices\": [{}]},\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\n",
+        long.as_str(),
+    ] {
+        let (_, whole) = relay(Surface::Chat, true, std::iter::once(Bytes::from(event.to_owned())));
+        for size in [1, 7, 60, 4_000] {
+            let (_, pieces) = relay(Surface::Chat, true, cut(event.as_bytes(), &[size]));
+            assert_eq!(whole, pieces, "in pieces of {size}");
+        }
+    }
+}
+
+#[test]
 fn a_long_event_passes_in_little_memory_and_is_read_at_its_end() {
     let filler = "x".repeat(3_000_000);
     let long = [
