@@ -147,10 +147,10 @@ fn greet(config: &Config, screen: &Screen, bound: SocketAddr, data: &DataDir, be
         names => format!("Models: {}", names.join(", ")),
     };
     screen.good(&models);
-    if config.fleet.host == HostKind::Docker {
-        screen.good("Assistants live in sealed containers of this machine's Docker engine");
-    } else {
-        greet_processes(config, screen);
+    match config.fleet.host {
+        HostKind::Docker => screen.good("Assistants live in sealed containers of this machine's Docker engine"),
+        HostKind::Fly => screen.good("Assistants live on machines at Fly"),
+        HostKind::Process => greet_processes(config, screen),
     }
     screen.good(&format!("Ready in {:.1} s", begun.elapsed().as_secs_f64()));
     screen.gap();
