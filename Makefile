@@ -94,7 +94,7 @@ test-docker: app build e2e/node_modules/.installed
 e2e/node_modules/.installed: e2e/package-lock.json
 	@cd e2e && $(NPM_CI) >/dev/null && touch node_modules/.installed
 
-# Ten minutes for all parsers together: eight of them, two at a time.
+# Twelve minutes for all parsers together: ten of them, two at a time.
 PROVE_FUZZ_SECONDS ?= 150
 .PHONY: prove
 prove: app ## the long proofs, whole: every kill at every moment, ten minutes of random input, then with the real OpenClaw (half an hour)
