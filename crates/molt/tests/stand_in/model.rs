@@ -30,6 +30,9 @@ pub(crate) struct ToolCall {
     pub(crate) arguments: String,
 }
 
+/// The real runtime's word for a connection that broke.
+pub(crate) const BROKEN: &str = "timeout";
+
 /// Why a call failed, in the real runtime's words.
 pub(crate) struct Failure {
     pub(crate) reason: &'static str,
@@ -44,7 +47,7 @@ pub(crate) async fn ask(
     messages: Vec<Value>,
     mut heard: impl FnMut(Piece),
 ) -> Result<Answer, Failure> {
-    let broken = |detail: String| Failure { reason: "timeout", detail };
+    let broken = |detail: String| Failure { reason: BROKEN, detail };
     let authority =
         surroundings.model_url.trim_start_matches("http://").split('/').next().unwrap_or_default().to_owned();
     let stream = TcpStream::connect(&authority).await.map_err(|error| broken(error.to_string()))?;

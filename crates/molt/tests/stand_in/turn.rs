@@ -1,13 +1,19 @@
 //! One run: ask the model, run its tools, until it answers; frames in the recorded shapes.
 //! Never: finish a run without writing the session first.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use crate::Surroundings;
-use crate::model::{Answer, Failure, Piece, ToolCall, ask};
+use crate::model::{Answer, BROKEN, Failure, Piece, ToolCall, ask};
 use crate::session::Session;
 use crate::tools;
+
+/// A broken connection is no failure yet: the real runtime goes on trying for over a minute. So it never writes down a
+/// failure in the instant between the death of its cell, through which it calls, and its own.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A run that calls the model more often than this goes in circles.
 const CALLS_MAX: u32 = 32;
@@ -104,6 +110,9 @@ impl Turn {
             match ask(&self.surroundings, &traceparent, name, self.messages(session), heard).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => {
+                    if failure.reason == BROKEN {
+                        tokio::time::sleep(PATIENCE).await;
+                    }
                     let next = self.models.get(at + 1);
                     self.voice.agent(
                         "lifecycle",
