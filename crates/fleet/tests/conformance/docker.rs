@@ -153,16 +153,7 @@ impl Containers {
 
 impl Drop for Containers {
     fn drop(&mut self) {
-        let label = format!("label=molt.installation={}", self.config.installation);
-        for (list, remove) in [
-            (&["ps", "--all", "--quiet", "--filter", &label][..], &["rm", "--force", "--volumes"][..]),
-            (&["volume", "ls", "--quiet", "--filter", &label], &["volume", "rm", "--force"]),
-        ] {
-            let Ok(found) = self.engine.try_docker(list) else { continue };
-            for name in String::from_utf8_lossy(&found.stdout).lines() {
-                self.engine.try_docker(&[remove, &[name]].concat()).ok();
-            }
-        }
+        self.engine.remove_all(&format!("label=molt.installation={}", self.config.installation));
         if self.mounted.load(Ordering::SeqCst) {
             Command::new("umount").arg("--lazy").arg(&self.config.data_dir).status().ok();
         }

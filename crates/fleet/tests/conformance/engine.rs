@@ -40,6 +40,19 @@ impl Engine {
         Command::new("docker").arg("--host").arg(host).args(arguments).stdin(Stdio::null()).output()
     }
 
+    /// Removes the containers and volumes with this label, whatever state they are in.
+    pub(crate) fn remove_all(&self, label: &str) {
+        for (list, remove) in [
+            (&["ps", "--all", "--quiet"][..], &["rm", "--force", "--volumes"][..]),
+            (&["volume", "ls", "--quiet"], &["volume", "rm", "--force"]),
+        ] {
+            let Ok(found) = self.try_docker(&[list, &["--filter", label]].concat()) else { continue };
+            for name in String::from_utf8_lossy(&found.stdout).lines() {
+                self.try_docker(&[remove, &[name]].concat()).ok();
+            }
+        }
+    }
+
     /// An image with these programs in it, where it says, made if the engine has none.
     pub(crate) fn image(&self, programs: &[(&Path, &str)]) -> String {
         let facts = programs.iter().map(|(path, place)| {

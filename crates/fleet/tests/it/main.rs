@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says so by ending")]
 
 mod crash;
+#[path = "../conformance/engine.rs"]
+mod engine;
 mod ladder;
 mod line;
 mod many;
