@@ -30,30 +30,7 @@ impl HostUnderTest for Containers {
     const NAME: &'static str = "docker";
 
     async fn set_up() -> Result<Self, String> {
-        let (engine, image) = tokio::task::spawn_blocking(|| {
-            let engine = Engine::find()?;
-            let [cell, runtime] = programs();
-            let image = engine.image(&[(&cell, "/molt/molt-cell"), (&runtime, "/molt/runtime")]);
-            Ok::<_, String>((engine, image))
-        })
-        .await
-        .unwrap()?;
-        let name = format!("mc-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
-        let folder = std::env::temp_dir().canonicalize().unwrap().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::create_dir(folder.join("data")).unwrap();
-        let relay = relay(&folder.join("relay.sock"), &engine.socket, None);
-        let config = DockerConfig {
-            data_dir: folder.join("data"),
-            installation: uuid::Uuid::new_v4(),
-            image,
-            socket: folder.join("relay.sock"),
-            gates: None,
-            memory_bytes: 256 * MIB,
-            processes: 64,
-            nano_cpus: 1_000_000_000,
-        };
-        Ok(Self { engine, folder, config, relay: relay.into(), mounted: AtomicBool::new(false) })
+        tokio::task::spawn_blocking(Engine::find).await.unwrap().map(Self::on)
     }
 
     fn cannot(story: Story) -> Option<&'static str> {
@@ -129,6 +106,29 @@ impl HostUnderTest for Containers {
 }
 
 impl Containers {
+    /// An installation with nothing on this engine yet.
+    pub(crate) fn on(engine: Engine) -> Self {
+        let [cell, runtime] = programs();
+        let image = engine.image(&[(&cell, "/molt/molt-cell"), (&runtime, "/molt/runtime")]);
+        let name = format!("mc-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        let folder = std::env::temp_dir().canonicalize().unwrap().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::create_dir(folder.join("data")).unwrap();
+        let relay = relay(&folder.join("relay.sock"), &engine.socket, None);
+        let config = DockerConfig {
+            data_dir: folder.join("data"),
+            installation: uuid::Uuid::new_v4(),
+            image,
+            socket: folder.join("relay.sock"),
+            gates: None,
+            image_gone: None,
+            memory_bytes: 256 * MIB,
+            processes: 64,
+            nano_cpus: 1_000_000_000,
+        };
+        Self { engine, folder, config, relay: relay.into(), mounted: AtomicBool::new(false) }
+    }
+
     /// By a container of its own, so that it works with and without a cell.
     fn in_state(&self, bot: &BotId, script: &str) -> String {
         let volume = format!("{bot}:/state");

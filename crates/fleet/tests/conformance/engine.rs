@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 
 /// What the stories need besides the cell and its runtime.
 const PROGRAMS: [&str; 2] = ["/bin/sh", "/bin/sleep"];
+/// Finds an engine, or starts one.
+pub(crate) const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../infrastructure/docker/engine");
 const USER: &str = "65532";
 
 /// An engine that answers.
@@ -22,8 +24,12 @@ pub(crate) struct Engine {
 impl Engine {
     /// Whichever the script finds or starts. `Err`: says what is missing.
     pub(crate) fn find() -> Result<Self, String> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../infrastructure/docker/engine");
-        let out = Command::new(script).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+        Self::of(&mut Command::new(SCRIPT))
+    }
+
+    /// The same, however the script was told to look.
+    pub(crate) fn of(script: &mut Command) -> Result<Self, String> {
+        let out = script.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
         if out.status.success() { Ok(Self { socket: text(out.stdout).into() }) } else { Err(text(out.stderr)) }
     }

@@ -9,31 +9,27 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use molt_bot::Client;
-use molt_fleet::{Config, DockerConfig, DockerHost, Host, RuntimeState};
-use molt_model::BotId;
+use molt_fleet::{Config, Host};
+use molt_model::{BotId, Observed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Given, Held, PROVISION, REMOVAL, RESTART, SETTINGS, Scene, Theatre, walk};
+use crate::contained::{self, Contained};
 use crate::engine::Engine;
 use crate::line::Commits;
-use crate::process::programs;
 use crate::simulated::{Blow, Fuse};
 use crate::stage::Stage;
 
-const MIB: u64 = 1024 * 1024;
-/// In a continuous integration nothing may be left out.
-const CI_VARIABLE: &str = "CI";
 /// Commits are many where a runtime boots, and every one costs a container: one of so many is tried in a test run.
 const EVERY_COMMIT: u32 = 19;
 const EVERY_COMMIT_OF_SETTINGS: u32 = 3;
 const EVERY_CALL: u32 = 1;
 
-struct Contained {
+struct Struck {
     fuse: Arc<Fuse>,
-    engine: Engine,
-    config: DockerConfig,
+    contained: Contained,
     ways: AtomicU32,
 }
 
@@ -47,39 +43,14 @@ impl Drop for Way {
 }
 
 /// `None`: this machine has no engine, which was said.
-async fn theatre() -> Option<Theatre<Contained>> {
-    let found = tokio::task::spawn_blocking(|| {
-        let engine = Engine::find()?;
-        let [cell, runtime] = programs();
-        let image = engine.image(&[(&cell, "/molt/molt-cell"), (&runtime, "/molt/runtime")]);
-        Ok::<_, String>((engine, image))
-    });
-    let (engine, image) = match found.await.unwrap() {
-        Ok(found) => found,
-        Err(why) => {
-            println!("skipped: {why}");
-            assert!(std::env::var_os(CI_VARIABLE).is_none(), "nothing may be skipped here: {why}");
-            return None;
-        }
-    };
+async fn theatre() -> Option<Theatre<Struck>> {
+    let engine = contained::found(Engine::find).await?;
     let stage = Stage::new().await;
-    let command = ["/molt/runtime", "gateway"].map(str::to_owned).to_vec();
-    stage.runtime.send_replace(RuntimeState::Ready { command });
-    let config = DockerConfig {
-        data_dir: stage.folder.canonicalize().unwrap(),
-        installation: stage.database.store.system().await.unwrap().installation().await.unwrap(),
-        image,
-        socket: engine.socket.clone(),
-        gates: None,
-        memory_bytes: 256 * MIB,
-        processes: 64,
-        nano_cpus: 1_000_000_000,
-    };
-    let scene = Contained { fuse: Arc::default(), engine, config, ways: AtomicU32::new(0) };
-    Some(Theatre { stage, scene })
+    let contained = Contained::new(engine, &stage).await;
+    Some(Theatre { stage, scene: Struck { fuse: Arc::default(), contained, ways: AtomicU32::new(0) } })
 }
 
-impl Scene for Contained {
+impl Scene for Struck {
     type Way = Way;
     const LOOK: Duration = Duration::from_secs(1);
 
@@ -89,32 +60,21 @@ impl Scene for Contained {
 
     fn open(&self, stage: &Stage) -> (Arc<dyn Host>, Config, Way) {
         let number = self.ways.fetch_add(1, Ordering::SeqCst);
-        let socket = self.config.data_dir.join(format!("way-{number}.sock"));
+        let socket = stage.folder.join(format!("way-{number}.sock"));
         let listener = UnixListener::bind(&socket).unwrap();
-        let way = Way(tokio::spawn(relay(listener, self.engine.socket.clone(), self.fuse.clone())).abort_handle());
-        let host = DockerHost::new(DockerConfig { socket, ..self.config.clone() }).unwrap();
-        let config = Config {
-            cell_binary: PathBuf::from(&self.config.image),
-            proxy_url: "unix:/run/molt/out/proxy.sock".to_owned(),
-            ..stage.config()
-        };
-        (Arc::new(host), config, way)
+        let engine = self.contained.engine.socket.clone();
+        let way = Way(tokio::spawn(relay(listener, engine, self.fuse.clone())).abort_handle());
+        (self.contained.host(socket), self.contained.config(stage), way)
     }
 
     /// By the engine's own lists, and the folders of the ways in and out.
     async fn holds(&self) -> Held {
-        let label = self.label();
-        let named = |text: String| {
-            let mut bots: Vec<BotId> = text.lines().map(|name| name.parse().unwrap()).collect();
-            bots.sort();
-            bots
-        };
-        let cells = named(self.engine.docker(&["ps", "--filter", &label, "--format", "{{.Names}}"]));
-        let all = named(self.engine.docker(&["ps", "--all", "--filter", &label, "--format", "{{.Names}}"]));
-        let volumes = named(self.engine.docker(&["volume", "ls", "--quiet", "--filter", &label]));
+        let cells = self.contained.listed(&["ps", "--format", "{{.Names}}"]);
+        let all = self.contained.listed(&["ps", "--all", "--format", "{{.Names}}"]);
+        let volumes = self.contained.listed(&["volume", "ls", "--quiet"]);
         let ended = all.iter().filter(|bot| !cells.contains(bot)).map(|bot| format!("container {bot}, not running"));
         let mut rest: Vec<String> = ended.collect();
-        for entry in std::fs::read_dir(self.config.data_dir.join("bots")).unwrap() {
+        for entry in std::fs::read_dir(self.contained.docker.data_dir.join("bots")).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let bot = name.trim_start_matches(".lock-").parse::<BotId>();
             rest.extend(bot.ok().filter(|bot| !volumes.contains(bot)).map(|_| format!("bots/{name}")));
@@ -126,7 +86,7 @@ impl Scene for Contained {
     async fn volume(&self, bot: &BotId) -> Option<String> {
         let mark = uuid::Uuid::new_v4();
         let script = format!("[ -e /state/mark ] || echo {mark} > /state/mark; read -r mark < /state/mark; echo $mark");
-        let out = self.engine.try_docker(&["exec", bot.as_str(), "/bin/sh", "-c", &script]).unwrap();
+        let out = self.contained.engine.try_docker(&["exec", bot.as_str(), "/bin/sh", "-c", &script]).unwrap();
         out.status.success().then(|| String::from_utf8(out.stdout).unwrap())
     }
 
@@ -134,18 +94,6 @@ impl Scene for Contained {
         let (address, token) = stage.database.store.cell_address(bot).await.unwrap()?;
         let health = Client::new(address.parse().unwrap(), token).health().await.ok()?;
         Some(Given { key: None, revision: health.applied.map(|applied| applied.revision) })
-    }
-}
-
-impl Contained {
-    fn label(&self) -> String {
-        format!("label=molt.installation={}", self.config.installation)
-    }
-}
-
-impl Drop for Contained {
-    fn drop(&mut self) {
-        self.engine.remove_all(&self.label());
     }
 }
 
@@ -235,20 +183,20 @@ async fn a_container_survives_a_kill_after_commits_as_well() {
 async fn what_must_never_be_on_an_engine_is_noticed() {
     let Some(theatre) = theatre().await else { return };
     let bot = theatre.running_bot().await;
-    let (engine, image) = (&theatre.scene.engine, &theatre.scene.config.image);
+    let Contained { engine, docker, .. } = &theatre.scene.contained;
     let volume = theatre.scene.volume(&bot).await;
     assert!(volume.is_some());
     assert_eq!(theatre.faults(&bot, volume.clone()).await, None);
-    let label = format!("molt.installation={}", theatre.scene.config.installation);
+    let label = format!("molt.installation={}", docker.installation);
     let stray = BotId::random();
-    engine.docker(&["create", "--name", stray.as_str(), "--label", &label, image, "/bin/sleep", "600"]);
+    engine.docker(&["create", "--name", stray.as_str(), "--label", &label, &docker.image, "/bin/sleep", "600"]);
     assert!(theatre.faults(&bot, volume.clone()).await.unwrap().contains("not running"), "half a cell");
     engine.docker(&["rm", stray.as_str()]);
     engine.docker(&["rm", "--force", bot.as_str()]);
     assert!(theatre.faults(&bot, volume.clone()).await.unwrap().contains("cells: ;"), "none");
     engine.docker(&["volume", "rm", bot.as_str()]);
     theatre.stage.settle(&theatre.next_fleet().0).await;
-    theatre.stage.until(&theatre.next_fleet().0, &bot, molt_model::Observed::Running).await;
+    theatre.stage.until(&theatre.next_fleet().0, &bot, Observed::Running).await;
     assert!(theatre.faults(&bot, volume).await.unwrap().contains("another one"), "a lost volume");
     theatre.stage.database.execute("delete from molt.bots").await;
     assert!(theatre.faults(&bot, None).await.unwrap().starts_with("rows: ;"), "an orphan");

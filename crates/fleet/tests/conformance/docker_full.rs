@@ -1,0 +1,54 @@
+//! A Docker engine whose own disk is full, for bytes and for files, call by call.
+//! Never: anything but the one honest error, or half a cell that stays.
+
+use molt_fleet::{Ensured, HostError};
+use molt_model::BotId;
+
+use crate::docker::Containers;
+use crate::small_engine::SmallEngine;
+use crate::suite::{Found, HostUnderTest, or_skipped};
+
+/// Room for the image and a few cells.
+const DISK_MIB: u64 = 512;
+/// More files than the engine makes for one cell.
+const FILES_MAX: u64 = 400;
+/// One limit of so many is tried in every test run.
+const EVERY: usize = 3;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_engine_is_said_and_leaves_nothing_behind() {
+    let Some(small) = or_skipped(SmallEngine::start(DISK_MIB)) else { return };
+    let under = Containers::on(small.engine.clone());
+    let (host, bot) = (under.open(), BotId::random());
+
+    small.fill(0);
+    let error = host.ensure(&under.spec(&bot, 1)).await.expect_err("there is no room");
+    assert!(matches!(error, HostError::DiskFull), "{error:?}");
+    host.stop(&bot, true).await.unwrap();
+    assert_eq!(under.found(&bot).await, Found::default());
+    small.make_room();
+
+    // No file more than this: every call of the engine fails in its own words, until all of them go through.
+    let (mut refused, every) = (0, if std::env::var_os("MOLT_PROVE").is_some() { 1 } else { EVERY });
+    for files in (0..FILES_MAX).step_by(every) {
+        small.limit_files(Some(files));
+        let ensured = host.ensure(&under.spec(&bot, 1)).await;
+        let found = under.found(&bot).await;
+        match ensured {
+            Ok(started) => {
+                assert_eq!((started, found.cells.len()), (Ensured::Started, 1));
+                break;
+            }
+            Err(HostError::DiskFull) => assert_eq!((found.cells.len(), found.rest.len()), (0, 0), "{found:?}"),
+            Err(other) => panic!("with {files} more files: {other:?}"),
+        }
+        refused += 1;
+        assert!(files + 10 < FILES_MAX, "no cell with {files} more files");
+    }
+    println!("refused {refused} times before it went through");
+    assert!(refused > 5, "the limit holds");
+    small.limit_files(None);
+    host.stop(&bot, true).await.unwrap();
+    assert_eq!(under.found(&bot).await, Found::default());
+    assert_eq!(host.ensure(&under.spec(&bot, 1)).await.unwrap(), Ensured::Started);
+}
