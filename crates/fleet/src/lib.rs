@@ -15,6 +15,7 @@ mod patience;
 mod plan;
 mod process;
 mod reconcile;
+mod refused;
 mod room;
 mod rounds;
 mod runtime;
