@@ -30,7 +30,7 @@ use engine::Engine;
 pub use look::{EngineFound, look_at_engine};
 use place::Place;
 #[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(crate) use seccomp::says;
+pub(crate) use seccomp::tests::says;
 
 /// After it was told to, the engine removes a container within this.
 const REMOVAL_MAX: Duration = Duration::from_secs(10);

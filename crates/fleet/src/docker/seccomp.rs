@@ -44,21 +44,25 @@ fn architectures() -> &'static [&'static str] {
     }
 }
 
-/// What an engine with this profile says to a call with these first arguments; `None`: it lets it through.
-#[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(crate) fn says(name: &str, arguments: [u32; 2]) -> Option<u32> {
-    let profile: Value = serde_json::from_str(profile()).unwrap();
-    let number = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
-    let holds = |rule: &Value| {
-        let held = arguments[usize::try_from(number(&rule["index"])).unwrap()];
-        match rule["op"].as_str().unwrap() {
-            "SCMP_CMP_EQ" => held == number(&rule["value"]),
-            "SCMP_CMP_MASKED_EQ" => held & number(&rule["value"]) == number(&rule["valueTwo"]),
-            other => panic!("{other}"),
-        }
-    };
-    let named = |rule: &&Value| rule["names"].as_array().unwrap().iter().any(|known| known == name);
-    let rules = profile["syscalls"].as_array().unwrap();
-    let mut rules = rules.iter().filter(named).filter(|rule| rule["args"].as_array().unwrap().iter().all(holds));
-    rules.next().map(|rule| number(&rule["errnoRet"]))
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What an engine with this profile says to a call with these first arguments; `None`: it lets it through.
+    pub(crate) fn says(name: &str, arguments: [u32; 2]) -> Option<u32> {
+        let profile: Value = serde_json::from_str(profile()).unwrap();
+        let number = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
+        let holds = |rule: &Value| {
+            let held = arguments[usize::try_from(number(&rule["index"])).unwrap()];
+            match rule["op"].as_str().unwrap() {
+                "SCMP_CMP_EQ" => held == number(&rule["value"]),
+                "SCMP_CMP_MASKED_EQ" => held & number(&rule["value"]) == number(&rule["valueTwo"]),
+                other => panic!("{other}"),
+            }
+        };
+        let named = |rule: &&Value| rule["names"].as_array().unwrap().iter().any(|known| known == name);
+        let rules = profile["syscalls"].as_array().unwrap();
+        let mut rules = rules.iter().filter(named).filter(|rule| rule["args"].as_array().unwrap().iter().all(holds));
+        rules.next().map(|rule| number(&rule["errnoRet"]))
+    }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::engine::{Engine, SCRIPT};
 
 /// More than an engine with a few containers has.
-const FILES_MAX: u64 = 100_000;
+pub(crate) const FILES_MAX: u64 = 100_000;
 
 #[derive(Debug)]
 pub(crate) struct SmallEngine {
@@ -52,14 +52,6 @@ impl SmallEngine {
         if length > 0 {
             rustix::fs::fallocate(&filling, rustix::fs::FallocateFlags::empty(), 0, length).unwrap();
         }
-    }
-
-    /// Lets so many more files be made, and no more; `None`: as many as there is room for.
-    pub(crate) fn limit_files(&self, more: Option<u64>) {
-        let facts = rustix::fs::statvfs(self.disk()).unwrap();
-        let files = more.map_or(FILES_MAX, |more| facts.f_files - facts.f_ffree + more);
-        let limit = format!("remount,nr_inodes={files}");
-        assert!(Command::new("mount").args(["-o", &limit]).arg(self.disk()).status().unwrap().success());
     }
 
     pub(crate) fn make_room(&self) {

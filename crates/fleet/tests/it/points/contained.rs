@@ -172,8 +172,8 @@ async fn new_settings_of_a_container_survive_a_kill_around_every_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_survives_a_kill_after_commits_as_well() {
-    let Some(theatre) = theatre().await else { return };
     for story in [&PROVISION, &RESTART, &REMOVAL] {
+        let Some(theatre) = theatre().await else { return };
         walk(&theatre, story, Blow::Kill, Commits::Done, EVERY_COMMIT).await;
     }
 }
