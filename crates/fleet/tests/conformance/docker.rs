@@ -11,6 +11,7 @@ use molt_fleet::{CellSpec, DockerConfig, DockerHost, Host};
 use molt_model::BotId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::engine::Engine;
@@ -127,6 +128,20 @@ impl Containers {
             nano_cpus: 1_000_000_000,
         };
         Self { engine, folder, config, relay: relay.into(), mounted: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn image(&self) -> String {
+        self.config.image.clone()
+    }
+
+    /// Cells are made from this one from now on; `gone` is told when it isn't there.
+    pub(crate) fn use_image(&mut self, image: &str, gone: Option<Arc<Notify>>) {
+        image.clone_into(&mut self.config.image);
+        self.config.image_gone = gone;
     }
 
     /// By a container of its own, so that it works with and without a cell.

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod docker;
-mod docker_full;
+mod docker_lacks;
 mod engine;
 mod fly;
 mod fly_contract;

@@ -1,10 +1,13 @@
-//! A Docker engine whose own disk is full, for bytes and for files, call by call.
+//! What a Docker engine may lack: room on its own disk, for bytes and for files, call by call; and the image.
 //! Never: anything but the one honest error, or half a cell that stays.
 
 use std::process::Command;
+use std::sync::Arc;
 
+use futures_util::FutureExt;
 use molt_fleet::{Ensured, HostError};
 use molt_model::BotId;
+use tokio::sync::Notify;
 
 use crate::docker::Containers;
 use crate::small_engine::{FILES_MAX as DISK_FILES, SmallEngine};
@@ -16,6 +19,24 @@ const DISK_MIB: u64 = 512;
 const FILES_MAX: u64 = 400;
 /// One limit of so many is tried in every test run.
 const EVERY: usize = 3;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_gone_is_asked_for_and_a_cell_starts_once_it_is_back() {
+    let Some(mut under) = or_skipped(Containers::set_up().await) else { return };
+    let (image, gone) = (under.image(), Arc::<Notify>::default());
+    let missing = format!("molt-test-gone:{}", uuid::Uuid::new_v4().simple());
+    under.use_image(&missing, Some(gone.clone()));
+    let (host, bot) = (under.open(), BotId::random());
+    let error = host.ensure(&under.spec(&bot, 1)).await.expect_err("there is no image");
+    assert!(matches!(&error, HostError::Unusable(said) if said.contains(&missing)), "{error:?}");
+    gone.notified().now_or_never().expect("whoever makes it was told");
+    host.stop(&bot, true).await.unwrap();
+    assert_eq!(under.found(&bot).await, Found::default());
+    under.engine().docker(&["tag", &image, &missing]);
+    assert_eq!(host.ensure(&under.spec(&bot, 1)).await.unwrap(), Ensured::Started);
+    host.stop(&bot, true).await.unwrap();
+    under.engine().docker(&["image", "rm", &missing]);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_of_the_engine_is_said_and_leaves_nothing_behind() {
