@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use molt_fleet::{Config, DockerConfig, DockerHost, Host, RuntimeState};
 use molt_model::BotId;
+use sha2::{Digest, Sha256};
 
 use crate::engine::Engine;
 use crate::process::programs;
@@ -67,19 +68,21 @@ impl Contained {
 
     /// Bots of this installation in one of the engine's lists.
     pub(crate) fn listed(&self, list: &[&str]) -> Vec<BotId> {
-        let names = self.engine.docker(&[list, &["--filter", &self.label()]].concat());
+        let names = self.engine.docker(&[list, &["--filter", &format!("label={}", self.label())]].concat());
         let mut bots: Vec<BotId> = names.lines().map(|name| name.parse().unwrap()).collect();
         bots.sort();
         bots
     }
 
-    fn label(&self) -> String {
-        format!("label=molt.installation={}", self.docker.installation)
+    /// What everything of this test has on the engine. Not the installation's id: the tests' databases are copies of one.
+    pub(crate) fn label(&self) -> String {
+        let digest = Sha256::digest(self.docker.data_dir.join("bots").as_os_str().as_encoded_bytes());
+        format!("molt.folder={}", hex::encode(&digest[..6]))
     }
 }
 
 impl Drop for Contained {
     fn drop(&mut self) {
-        self.engine.remove_all(&self.label());
+        self.engine.remove_all(&format!("label={}", self.label()));
     }
 }

@@ -183,11 +183,11 @@ async fn a_container_survives_a_kill_after_commits_as_well() {
 async fn what_must_never_be_on_an_engine_is_noticed() {
     let Some(theatre) = theatre().await else { return };
     let bot = theatre.running_bot().await;
-    let Contained { engine, docker, .. } = &theatre.scene.contained;
+    let Contained { engine, docker } = &theatre.scene.contained;
     let volume = theatre.scene.volume(&bot).await;
     assert!(volume.is_some());
     assert_eq!(theatre.faults(&bot, volume.clone()).await, None);
-    let label = format!("molt.installation={}", docker.installation);
+    let label = theatre.scene.contained.label();
     let stray = BotId::random();
     engine.docker(&["create", "--name", stray.as_str(), "--label", &label, &docker.image, "/bin/sleep", "600"]);
     assert!(theatre.faults(&bot, volume.clone()).await.unwrap().contains("not running"), "half a cell");
