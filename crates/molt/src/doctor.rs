@@ -212,10 +212,10 @@ async fn engine(config: &Config) -> Vec<Finding> {
         (false, true) => Note(format!("the image {image} is not made yet; `molt dev` makes it, or `molt image`")),
         (false, false) => Bad(format!("the engine has no image {image}; pull it, or leave [fleet] image empty")),
     });
-    // The engine is asked for the folder, and may keep it where this account can't look.
-    findings.extend(found.free_bytes.map(|free| {
-        room(&found.root, free, "the engine keeps the assistants' image and memory there and wants at least 2: make room (docker image prune), and what waits goes on by itself")
-    }));
+    // An engine may keep it where this account can't look.
+    let wanted = "the engine keeps the bots' image and memory there and wants at least 2: make room (docker image prune), \
+                  and what waits goes on by itself";
+    findings.extend(found.free_bytes.map(|free| room(&found.root, free, wanted)));
     findings.extend(found.missing.into_iter().map(Note));
     findings.push(Note("what a bot keeps in its volume is not limited; watch the free room".to_owned()));
     findings
