@@ -23,7 +23,7 @@ use crate::simulated::{Blow, Fuse};
 use crate::stage::Stage;
 
 /// Commits are many where a runtime boots, and every one costs a container: one of so many is tried in a test run.
-const EVERY_COMMIT: u32 = 19;
+const EVERY_COMMIT: u32 = 7;
 const EVERY_COMMIT_OF_SETTINGS: u32 = 3;
 const EVERY_CALL: u32 = 1;
 
