@@ -2,7 +2,7 @@
 // the engine.
 // Never: a container that belongs to another installation.
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
@@ -30,9 +30,16 @@ export class DockerInstallation extends Installation {
 
   runtimes() {
     return this.cells().flatMap(({ name }) => {
-      const lines = this.docker("top", name, "-eo", "pid,args").split("\n").slice(1);
-      return lines.filter((line) => line.includes("openclaw")).map((command) => ({ command }));
+      const lines = this.docker("top", name, "-eo", "pid,ppid,args").split("\n").slice(1);
+      const processes = lines.map((line) => /^ *(\d+) +(\d+) +(.*)$/.exec(line)).filter(Boolean);
+      const all = processes.map(([, pid, parent, command]) => ({ pid: Number(pid), parent: Number(parent), command }));
+      return all.filter(({ command }) => command.includes("openclaw"));
     });
+  }
+
+  // What the cell of a bot says.
+  cellLog(bot) {
+    return spawnSync("docker", ["--host", `unix://${this.socket}`, "logs", bot], { encoding: "utf8" }).stderr;
   }
 
   // Nothing of this data folder runs, and no container of this installation.

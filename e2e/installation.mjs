@@ -124,6 +124,16 @@ export class Installation {
     await until("molt is gone", STOP_MAX_MS, () => this.child.exitCode !== null || this.child.signalCode !== null);
   }
 
+  // What the cell of a bot says.
+  cellLog(bot) {
+    return readFileSync(join(this.dataDir, "bots", bot, "log/cell.log"), "utf8");
+  }
+
+  // How long the bot's runtime took to boot when it last did, by the cell's clock.
+  bootMs(bot) {
+    return Number([...this.cellLog(bot).matchAll(/boot_ms=(\d+)/g)].at(-1)?.[1]);
+  }
+
   // The folders that bots have.
   botFolders() {
     return readdirSync(join(this.dataDir, "bots"), { withFileTypes: true })

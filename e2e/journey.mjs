@@ -1,6 +1,7 @@
 // The product's main story as a stranger lives it: one command, a page, three questions, and a conversation with a real
 // OpenClaw that remembers, shows what it costs, can be stopped, and comes back when its cell dies.
-// Never: a step by anything but the page, except for the plug that is pulled and the file that is looked for.
+// Never: a step by anything but the page, except for the plug that is pulled, the file that is looked for, and the timeline
+// that is read for its figures.
 //
 //   node journey.mjs [--molt <program>] [--data-dir <folder>] [--pictures <folder>] [--docker <socket of an engine>]
 
@@ -13,6 +14,8 @@ import { parseArgs, promisify } from "node:util";
 import { openBrowser } from "./browser.mjs";
 import { DockerInstallation } from "./docker.mjs";
 import { Installation, until } from "./installation.mjs";
+import { Person } from "./person.mjs";
+import { tellStart } from "./timeline.mjs";
 
 // The first run on a machine fetches OpenClaw and its Node.
 const PROVISIONING_MAX_MS = 900_000;
@@ -21,6 +24,7 @@ const TURN_MAX_MS = 90_000;
 // From kill -9 of the cell to a turn that has ended: the runtime starts again in between.
 const RECOVERY_MAX_MS = 120_000;
 
+const ACCOUNT = { email: "ada@example.com", password: "a lobster in the garden" };
 // Takes a few seconds to write, word by word.
 const LONG = "Tell me a long story about the lighthouse near Porto.";
 
@@ -52,8 +56,7 @@ let failed = false;
 try {
   await signUp();
   await answerThreeQuestions();
-  await acceptThePlan();
-  await watchItStart();
+  await watchItStart(await acceptThePlan());
   await rememberAndRecall();
   await stopAnAnswer();
   await reloadKeepsEverything();
@@ -85,12 +88,12 @@ async function signUp() {
   await by("sign-up-name").waitFor();
   await browser.pictures("02-sign-up");
   await by("sign-up-name").fill("Ada");
-  await by("sign-up-email").fill("ada@example.com");
+  await by("sign-up-email").fill(ACCOUNT.email);
   await by("sign-up-password").fill("short");
   await by("sign-up-submit").click();
   await by("sign-up-password-fault").waitFor();
   await browser.pictures("03-sign-up-refused");
-  await by("sign-up-password").fill("a lobster in the garden");
+  await by("sign-up-password").fill(ACCOUNT.password);
   await by("sign-up-submit").click();
 }
 
@@ -117,16 +120,21 @@ async function acceptThePlan() {
   await by("plan-checkout").click();
   await by("checkout-accept").waitFor();
   await browser.pictures("08-checkout");
+  const accepted = Date.now();
   await by("checkout-accept").click();
+  return accepted;
 }
 
-async function watchItStart() {
+async function watchItStart(accepted) {
   const began = Date.now();
   const starting = await by("starting").or(by("composer")).first().waitFor().then(() => by("starting").isVisible());
   if (starting) await browser.pictures("09-starting");
   await by("composer").waitFor({ timeout: PROVISIONING_MAX_MS });
   figures.plan_to_chat_ms = Date.now() - began;
   assert.deepEqual([installation.cells().length, installation.runtimes().length > 0], [1, true], "one cell and its runtime");
+  const person = await Person.logIn(installation, ACCOUNT);
+  const { steps } = await person.ask("GET", `/api/bots/${person.bot}`);
+  figures.start = tellStart(accepted, steps, installation.bootMs(person.bot));
   await browser.pictures("10-chat-empty");
 }
 

@@ -3,7 +3,7 @@
 // happened; a message is there once, its run has one end, and nothing is left behind by a bot that is deleted.
 // Never: a second try for what has to hold the first time.
 //
-//   node kills.mjs [--molt <program>] [--data-dir <folder>] [--rounds <number>]
+//   node kills.mjs [--molt <program>] [--data-dir <folder>] [--rounds <number>] [--docker <socket of an engine>]
 
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
@@ -12,6 +12,7 @@ import { join, resolve } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
+import { DockerInstallation } from "./docker.mjs";
 import { Installation, until } from "./installation.mjs";
 import { Person } from "./person.mjs";
 
@@ -48,12 +49,19 @@ const here = import.meta.dirname;
 const { values: options } = parseArgs({
   options: {
     molt: { type: "string", default: join(here, "../target/debug/molt") },
-    "data-dir": { type: "string", default: join(tmpdir(), "molt-e2e", "data") },
+    "data-dir": { type: "string" },
+    // Assistants live in containers of this engine.
+    docker: { type: "string" },
     rounds: { type: "string", default: String(ROUNDS.length) },
   },
 });
 
-const installation = await Installation.start({ molt: resolve(options.molt), dataDir: resolve(options["data-dir"]) });
+const Kind = options.docker ? DockerInstallation : Installation;
+const installation = await Kind.start({
+  molt: resolve(options.molt),
+  dataDir: resolve(options["data-dir"] ?? join(tmpdir(), "molt-e2e", options.docker ? "docker" : "data")),
+  socket: options.docker,
+});
 const limit = setTimeout(() => fail(new Error(`the proof took more than ${PROOF_MAX_MS / 60_000} minutes`)), PROOF_MAX_MS);
 try {
   await fetchRuntime();

@@ -29,10 +29,21 @@ export class Person {
     return text && answer.headers.get("content-type")?.includes("json") ? JSON.parse(text) : null;
   }
 
+  // Somebody who signed up by the page.
+  static async logIn(installation, account) {
+    const person = new Person(installation);
+    person.token = (await person.ask("POST", "/api/auth/login", account)).token;
+    [{ id: person.bot }] = (await person.ask("GET", "/api/bots")).items;
+    return person;
+  }
+
+  // Answers when the plan was accepted, in milliseconds.
   async takeBot() {
     this.bot = (await this.ask("POST", "/api/bots", { bot_name: "Pip", vertical: "researcher", timezone: "Europe/Lisbon" })).id;
     const { url } = await this.ask("POST", "/api/billing/checkout", { bot_id: this.bot });
+    const accepted = Date.now();
     await this.ask("POST", url);
+    return accepted;
   }
 
   // The bot, as soon as it runs in a cell with a runtime.

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::configuration::configuration;
 use crate::error::FleetError;
-use crate::host::{CellSpec, Ensured};
+use crate::host::{CellSpec, Ensured, HostError};
 use crate::plan::{Stage, Step, Why, rung};
 use crate::reconcile::Shared;
 use crate::rounds::{CellSight, Next, Sight};
@@ -39,6 +39,8 @@ const REPAIR_POLL: TimeDelta = TimeDelta::milliseconds(500);
 /// After a cell could not take settings just now.
 const APPLY_PAUSE: TimeDelta = TimeDelta::seconds(1);
 const TOKEN_BYTES: usize = 32;
+/// What an operator reads about a bot that waits for room.
+const NO_ROOM: &str = "the host's disk is full";
 
 impl Shared {
     pub(crate) async fn act(
@@ -191,7 +193,10 @@ impl Work<'_> {
         seen.cell.noted = None;
         seen.cell.made_of.clone_from(&sight.made_of);
         let Some(mut system) = self.seen(&seen).await? else { return Ok(Next::Gone) };
-        self.turn_to(&mut system, Stage::Cell).await?;
+        // It may have waited for room before: then the line is there.
+        if !self.is_in(Stage::Cell) {
+            self.turn_to(&mut system, Stage::Cell).await?;
+        }
         let Some(ghost_key) = system.rotate_bot_key(&self.bot.id, self.now).await? else { return Ok(Next::Gone) };
         system.commit().await?;
 
@@ -208,6 +213,9 @@ impl Work<'_> {
         match self.shared.host.ensure(&spec).await {
             Ok(Ensured::Started) => {
                 seen.observed = Observed::Booting(Boot::Waking);
+                if seen.last_error.as_deref() == Some(NO_ROOM) {
+                    (seen.reason, seen.last_error) = (None, None);
+                }
                 let Some(mut system) = self.seen_after(cell, &seen).await? else { return Ok(Next::Gone) };
                 self.turn_to(&mut system, Stage::Booting).await?;
                 system.commit().await?;
@@ -218,11 +226,23 @@ impl Work<'_> {
                 self.shared.host.stop(&self.bot.id, false).await?;
                 Ok(Next::Now)
             }
+            Err(HostError::DiskFull) => self.wait_for_room(seen).await,
             Err(error) => {
                 tracing::warn!(bot.id = %self.bot.id, error = &error as &dyn std::error::Error, "a cell was not started");
                 self.fail_to_start(&seen).await
             }
         }
+    }
+
+    /// Nothing is wrong with the bot: it stays where it is, says why, and is tried again until there is room.
+    async fn wait_for_room(&self, mut seen: Seen) -> Result<Next, FleetError> {
+        let sentence = words::no_room(&self.bot.settings.bot_name);
+        (seen.reason, seen.last_error) = (Some(sentence.clone()), Some(NO_ROOM.to_owned()));
+        let Some(mut system) = self.seen_after(seen.observed, &seen).await? else { return Ok(Next::Gone) };
+        system.retell_step(&self.bot.id, &sentence).await?;
+        system.commit().await?;
+        // The turn breaks off: others at this host will hardly do better, and each comes back ever later.
+        Err(HostError::DiskFull.into())
     }
 
     /// A host that can't start the cell is asked again after a pause, until the attempts are used up.

@@ -8,6 +8,7 @@ mod look;
 mod place;
 mod seccomp;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +19,18 @@ use molt_bot::CellAddress;
 use molt_model::BotId;
 use secrecy::ExposeSecret;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
+use crate::room;
 use container::{Found, Listed, Owner};
 use engine::Engine;
 pub use look::{EngineFound, look_at_engine};
 use place::Place;
+#[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) use seccomp::tests::says;
 
 /// After it was told to, the engine removes a container within this.
 const REMOVAL_MAX: Duration = Duration::from_secs(10);
@@ -49,6 +53,8 @@ pub struct DockerConfig {
     pub socket: PathBuf,
     /// Told when a cell is about to need its gate.
     pub gates: Option<Arc<Notify>>,
+    /// Told when the engine has no such image any more. `None`: nobody here makes it.
+    pub image_gone: Option<Arc<Notify>>,
     /// Of one cell.
     pub memory_bytes: u64,
     pub processes: u32,
@@ -63,6 +69,8 @@ pub struct DockerHost {
     bots: PathBuf,
     owner: Owner,
     engine: Engine,
+    /// Where the engine keeps images and volumes.
+    root: OnceCell<PathBuf>,
 }
 
 impl DockerHost {
@@ -72,7 +80,7 @@ impl DockerHost {
         std::fs::create_dir_all(&bots).context("make the folder for bots")?;
         let bots = bots.canonicalize().context("find the folder for bots")?;
         let (owner, engine) = (Owner::new(&config, &bots), Engine::new(&config.socket));
-        Ok(Self { config, bots, owner, engine })
+        Ok(Self { config, bots, owner, engine, root: OnceCell::new() })
     }
 
     fn place(&self, bot: &BotId) -> Place {
@@ -105,8 +113,19 @@ impl DockerHost {
         Ok(Some(found))
     }
 
+    /// The engine makes a container even where its cell could write nothing; such a cell would end without a word.
+    async fn check_room(&self) -> Result<(), HostError> {
+        let root = self.root.get_or_try_init(|| look::root_of(&self.engine)).await?;
+        match room::check(root) {
+            Err(error) if error.kind() == ErrorKind::StorageFull => Err(HostError::DiskFull),
+            // An engine may keep its things where this account can't look; then its own words have to do.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     async fn start(&self, spec: &CellSpec) -> Result<(), HostError> {
         let (bot, place) = (&spec.bot, self.place(&spec.bot));
+        self.check_room().await?;
         place.create().context("make the cell's folder")?;
         if let Some(gates) = &self.config.gates {
             gates.notify_one();
@@ -118,10 +137,7 @@ impl DockerHost {
         let body = container::body(&self.config, &self.owner, bot.as_str(), &place);
         let made = self.engine.post(&format!("/containers/create?name={bot}"), Some(&body)).await?;
         if made.status == StatusCode::NOT_FOUND && made.said().to_lowercase().contains("no such image") {
-            return Err(HostError::Unusable(format!(
-                "the Docker engine has no image {}: build it with `make image`",
-                self.config.image
-            )));
+            return Err(self.without_image());
         }
         made.expect("make the container")?;
         // Before it starts: what it reads first is already waiting, and if this program dies here, the cell reads an end.
@@ -134,6 +150,19 @@ impl DockerHost {
         };
         let handed = tokio::time::timeout(HAND_OVER_MAX, hand_over).await;
         Ok(handed.context("the cell did not take its settings")?.context("hand over the settings")?)
+    }
+
+    /// Somebody removed the image, as `docker image prune` does while no bot runs.
+    fn without_image(&self) -> HostError {
+        let image = &self.config.image;
+        let what = match &self.config.image_gone {
+            Some(gone) => {
+                gone.notify_one();
+                "it is made anew"
+            }
+            None => "pull it, or leave [fleet] image empty",
+        };
+        HostError::Unusable(format!("the Docker engine has no image {image}: {what}"))
     }
 
     /// Ends the container and removes it. What is not there is fine.

@@ -15,6 +15,8 @@ mod patience;
 mod plan;
 mod process;
 mod reconcile;
+mod refused;
+mod room;
 mod rounds;
 mod runtime;
 mod start;

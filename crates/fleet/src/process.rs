@@ -25,6 +25,8 @@ use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
 use crate::reconcile::Config;
 use folder::Folder;
 use seal::Seal;
+#[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) use seal::says;
 pub use seal::{SealFound, SealMode, Sealing, look_at_seal};
 pub use users::cell_users;
 

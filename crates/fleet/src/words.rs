@@ -54,6 +54,14 @@ pub(crate) fn given_up(why: Why, bot_name: &str, told: Option<&str>) -> String {
     }
 }
 
+/// The host's disk is full.
+pub(crate) fn no_room(bot_name: &str) -> String {
+    format!(
+        "There is no room left on the disk for {bot_name}. \
+         It starts by itself as soon as whoever runs this installation makes room."
+    )
+}
+
 /// It ran, and does not answer.
 pub(crate) fn recovering(bot_name: &str) -> String {
     format!("{bot_name} went away for a moment and is being brought back.")

@@ -36,6 +36,7 @@ pub async fn image(config: &Config) -> anyhow::Result<()> {
         }
     };
     image.make(&data.packages(), &progress).await?;
+    image.forget_others().await?;
     println!("{}", image.name);
     Ok(())
 }

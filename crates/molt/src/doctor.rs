@@ -103,15 +103,15 @@ fn disk(root: &Path) -> Finding {
     match rustix::fs::statvfs(place) {
         Ok(facts) => {
             let free = facts.f_bavail.saturating_mul(facts.f_frsize);
-            let text = format!("{:.1} GiB are free in {}", free as f64 / f64::from(1 << 30), place.display());
-            if free < DISK_MIN_BYTES {
-                Bad(format!("{text}; OpenClaw and the database want at least 2"))
-            } else {
-                Good(text)
-            }
+            room(place, free, "OpenClaw and the database want at least 2")
         }
         Err(error) => Note(format!("the free room in {} can't be told: {error}", place.display())),
     }
+}
+
+fn room(place: &Path, free_bytes: u64, wanted: &str) -> Finding {
+    let text = format!("{:.1} GiB are free in {}", free_bytes as f64 / f64::from(1 << 30), place.display());
+    if free_bytes < DISK_MIN_BYTES { Bad(format!("{text}; {wanted}")) } else { Good(text) }
 }
 
 async fn database(config: &Config, data: &DataDir) -> Finding {
@@ -212,6 +212,10 @@ async fn engine(config: &Config) -> Vec<Finding> {
         (false, true) => Note(format!("the image {image} is not made yet; `molt dev` makes it, or `molt image`")),
         (false, false) => Bad(format!("the engine has no image {image}; pull it, or leave [fleet] image empty")),
     });
+    // An engine may keep it where this account can't look.
+    let wanted = "the engine keeps the bots' image and memory there and wants at least 2: make room (docker image prune), \
+                  and what waits goes on by itself";
+    findings.extend(found.free_bytes.map(|free| room(&found.root, free, wanted)));
     findings.extend(found.missing.into_iter().map(Note));
     findings.push(Note("what a bot keeps in its volume is not limited; watch the free room".to_owned()));
     findings

@@ -12,7 +12,7 @@ use molt_fleet::{
 use molt_model::{BotId, CatalogInForce};
 use molt_store::Store;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
@@ -95,7 +95,8 @@ impl Parts {
             HostKind::Process | HostKind::Fly => None,
             HostKind::Docker => Some(docker_config(config, data.root(), installation(store).await?, &program)?),
         };
-        let (runtime, task) = prepare_runtime(config, data, &program)?;
+        let image_gone = docker.as_ref().and_then(|docker| docker.image_gone.clone());
+        let (runtime, task) = prepare_runtime(config, data, &program, image_gone)?;
         let cell = docker.as_ref().map_or(program, |docker| PathBuf::from(&docker.image));
         Ok((Self { data_dir: data.root().to_owned(), cell, runtime, docker, fly }, task))
     }
@@ -178,6 +179,8 @@ fn docker_config(config: &Config, root: &Path, installation: Uuid, program: &Pat
         image,
         socket: fleet.docker_socket.clone(),
         gates: None,
+        // One that the settings name is the operator's.
+        image_gone: fleet.image.is_empty().then(Arc::default),
         memory_bytes: fleet.memory_mib * MIB,
         processes: fleet.processes,
         nano_cpus: (fleet.cpus * NANOS_PER_CPU) as u64,
@@ -190,12 +193,13 @@ fn prepare_runtime(
     config: &Config,
     data: &DataDir,
     program: &Path,
+    image_gone: Option<Arc<Notify>>,
 ) -> anyhow::Result<(watch::Receiver<RuntimeState>, AbortHandle)> {
     let own = config.runtime.command.clone();
     let docker = config.fleet.host == HostKind::Docker;
-    let image = match docker && config.fleet.image.is_empty() {
-        true => Some(Image::of(program, &config.fleet.docker_socket)?),
-        false => None,
+    let image = match image_gone {
+        Some(gone) => Some((Image::of(program, &config.fleet.docker_socket)?, gone)),
+        None => None,
     };
     let command = if docker && own.is_empty() { Image::command() } else { own };
     let ready = image.is_none() && !command.is_empty();
@@ -205,7 +209,7 @@ fn prepare_runtime(
     let task = tokio::spawn(async move {
         match image {
             _ if ready => {}
-            Some(image) => keep_making(image, command, folder, &sender).await,
+            Some((image, gone)) => keep_making(image, command, folder, &gone, &sender).await,
             None => install::runtime(folder, &sender).await,
         }
         // The fleet listens as long as it lives.

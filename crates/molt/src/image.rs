@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use molt_fleet::RuntimeState;
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::install;
 
@@ -34,6 +34,9 @@ const LEFT_OUT: [&str; 7] = [
 ];
 /// After something failed that people have to mend.
 const RETRY_PAUSE: Duration = Duration::from_secs(15);
+/// Containers of the version before are replaced within seconds of a start; another installation's may be there for weeks.
+const LOOK_FIRST: Duration = Duration::from_secs(20);
+const LOOK_LAST: Duration = Duration::from_secs(60 * 60);
 
 /// The image of this version's bots. Its name says what is in it, so another content is another image.
 #[derive(Clone, Debug)]
@@ -65,6 +68,25 @@ impl Image {
             runtime: format!("molt-runtime:{shared}"),
             name: format!("molt-bot:{own}"),
         })
+    }
+
+    /// Removes images of other versions that no container has; how many are left. An installation of another version that
+    /// shares the engine and has no bot at the moment makes its own again.
+    pub async fn forget_others(&self) -> anyhow::Result<usize> {
+        let mut left = 0;
+        for kept in [&self.name, &self.runtime] {
+            let repository = kept.split(':').next().unwrap_or(kept);
+            let listed =
+                self.docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", repository]).output().await?;
+            for other in String::from_utf8_lossy(&listed.stdout).lines().filter(|name| name != kept) {
+                // Without force the engine refuses what a container has, whether it runs or not.
+                match self.docker(&["image", "rm", other]).output().await?.status.success() {
+                    true => tracing::info!(image = other, "removed an outdated image"),
+                    false => left += 1,
+                }
+            }
+        }
+        Ok(left)
     }
 
     /// The runtime's command in the image.
@@ -166,16 +188,27 @@ impl Image {
     }
 }
 
-/// Makes the image in the background of everything else, and tells how far it is; tries again until it is there.
-pub async fn keep_making(image: Image, command: Vec<String>, packages: PathBuf, state: &watch::Sender<RuntimeState>) {
+/// Makes the image in the background of everything else, and tells how far it is; tries again until it is there, and makes it
+/// anew whenever it is `gone`.
+pub async fn keep_making(
+    image: Image,
+    command: Vec<String>,
+    packages: PathBuf,
+    gone: &Notify,
+    state: &watch::Sender<RuntimeState>,
+) {
     let progress = |percent: u8, sentence: &str| {
         state.send_replace(RuntimeState::Installing { percent, sentence: sentence.to_owned() });
     };
     loop {
         match image.make(&packages, &progress).await {
             Ok(()) => {
-                state.send_replace(RuntimeState::Ready { command });
-                return;
+                state.send_replace(RuntimeState::Ready { command: command.clone() });
+                tokio::select! {
+                    () = gone.notified() => tracing::warn!(image = image.name, "the bots' image is gone; it is made anew"),
+                    () = keep_forgetting(&image) => {}
+                }
+                continue;
             }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "the bots' image can't be made; trying again");
@@ -184,6 +217,20 @@ pub async fn keep_making(image: Image, command: Vec<String>, packages: PathBuf, 
             }
         }
         tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Removes the images of earlier versions as their containers go. Never ends.
+async fn keep_forgetting(image: &Image) {
+    let mut pause = LOOK_FIRST;
+    loop {
+        match image.forget_others().await {
+            Ok(0) => std::future::pending().await,
+            Ok(_) => {}
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "outdated images can't be looked at"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_LAST);
     }
 }
 
@@ -253,5 +300,58 @@ mod tests {
         assert!(!image.is_there().await);
         let error = image.make(&folder.0, &|_, _| {}).await.unwrap_err().to_string();
         assert!(error.contains("docker_socket") || error.contains("install Docker"), "{error}");
+    }
+
+    /// An engine for tests, or `None`, which is said and never passes in a continuous integration.
+    fn test_engine() -> Option<PathBuf> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../infrastructure/docker/engine");
+        let out = std::process::Command::new(script).output().unwrap();
+        if out.status.success() {
+            return Some(String::from_utf8(out.stdout).unwrap().trim().into());
+        }
+        let why = String::from_utf8_lossy(&out.stderr);
+        println!("skipped: {why}");
+        assert!(std::env::var_os("CI").is_none(), "nothing may be skipped here: {why}");
+        None
+    }
+
+    #[tokio::test]
+    async fn outdated_images_go_when_no_container_has_them() {
+        let Some(socket) = test_engine() else { return };
+        let folder = Draft::new().unwrap();
+        let cell = folder.0.join("cell");
+        fs::write(&cell, "x").unwrap();
+        let mark = uuid::Uuid::new_v4().simple().to_string();
+        let own = Image::of(&cell, &socket).unwrap();
+        let image = Image { name: format!("molt-test-{mark}:new"), runtime: format!("molt-test-r-{mark}:new"), ..own };
+        let docker = async |arguments: &[&str]| {
+            let out = image.docker(arguments).output().await.unwrap();
+            assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+            String::from_utf8(out.stdout).unwrap().trim().to_owned()
+        };
+        let names = async || {
+            let all = docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).await;
+            let mut names: Vec<String> = all.lines().filter(|name| name.contains(&mark)).map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        let of = |repository: &str, tag: &str| format!("molt-test-{repository}{mark}:{tag}");
+        for name in [of("", "new"), of("", "used"), of("", "idle"), of("r-", "new"), of("r-", "old"), of("not-", "x")] {
+            let context = folder.0.join("context");
+            fs::create_dir_all(&context).unwrap();
+            fs::write(context.join("name"), &name).unwrap();
+            let tar = folder.0.join("context.tar");
+            let mut pack = std::process::Command::new("tar");
+            assert!(pack.arg("-cf").arg(&tar).arg("-C").arg(&context).arg(".").status().unwrap().success());
+            docker(&["import", tar.to_str().unwrap(), &name]).await;
+        }
+        // Not even one that runs: it may be started again.
+        let container = docker(&["create", &of("", "used"), "/nothing"]).await;
+        assert_eq!(image.forget_others().await.unwrap(), 1);
+        assert_eq!(names().await, [of("", "new"), of("", "used"), of("not-", "x"), of("r-", "new")]);
+        docker(&["rm", &container]).await;
+        assert_eq!(image.forget_others().await.unwrap(), 0);
+        assert_eq!(names().await, [of("", "new"), of("not-", "x"), of("r-", "new")]);
+        docker(&["image", "rm", &of("", "new"), &of("not-", "x"), &of("r-", "new")]).await;
     }
 }

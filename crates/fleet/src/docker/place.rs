@@ -13,11 +13,11 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use tokio::time::Instant;
 
+use crate::room;
+
 /// Somebody else's work on the same bot, its grace to end included.
 const LOCK_MAX: Duration = Duration::from_secs(25);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-/// What the sockets and the platform's own notes need.
-const ROOM_BYTES_MIN: u64 = 4 * 1024 * 1024;
 
 /// `<data>/bots/<bot>/run/{in,out}`.
 #[derive(Clone, Debug)]
@@ -47,10 +47,7 @@ impl Place {
     /// there the cell may write into its way in and only look into its way out. So it makes no difference whether this
     /// program is root.
     pub(super) fn create(&self) -> io::Result<()> {
-        let facts = rustix::fs::statvfs(self.root.parent().unwrap_or(&self.root))?;
-        if facts.f_bavail.saturating_mul(facts.f_frsize) < ROOM_BYTES_MIN {
-            return Err(ErrorKind::StorageFull.into());
-        }
+        room::check(self.root.parent().unwrap_or(&self.root))?;
         let run = self.root.join("run");
         for (path, mode) in [(&self.root, 0o700), (&run, 0o700), (&self.way_in(), 0o777), (&self.way_out(), 0o755)] {
             match DirBuilder::new().mode(0o700).create(path) {

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use molt_model::BotId;
 
+use crate::room;
+
 /// A cell says little; this is months of it, or the last words of a noisy one.
 const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// What a cell writes before it can say anything: its lock, its journal, the runtime's configuration.
-const ROOM_BYTES_MIN: u64 = 4 * 1024 * 1024;
 const TRASH_PREFIX: &str = ".trash-";
 
 /// `<data>/bots/<bot>/` with `state/` (the bot's memory), `run/` (who lives; the way in and the way out) and `log/`.
@@ -89,11 +89,8 @@ impl Folder {
         Ok(())
     }
 
-    /// A cell that can't even write its lock would end without a word.
     pub(super) fn check_room(&self) -> io::Result<()> {
-        let facts = rustix::fs::statvfs(self.root.parent().unwrap_or(&self.root))?;
-        let free = facts.f_bavail.saturating_mul(facts.f_frsize);
-        if free < ROOM_BYTES_MIN { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+        room::check(self.root.parent().unwrap_or(&self.root))
     }
 
     /// The folder is the cell's own, so anything may lie there.

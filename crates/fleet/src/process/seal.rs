@@ -28,6 +28,8 @@ use super::folder::Folder;
 use crate::host::{CellSpec, HostError};
 use arguments::GATE;
 pub(super) use arguments::{STATE, WAY_IN};
+#[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) use filter::says;
 use limits::Limits;
 pub(super) use limits::{members, remove};
 

@@ -11,6 +11,7 @@ use molt_fleet::{CellSpec, DockerConfig, DockerHost, Host};
 use molt_model::BotId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::engine::Engine;
@@ -30,30 +31,7 @@ impl HostUnderTest for Containers {
     const NAME: &'static str = "docker";
 
     async fn set_up() -> Result<Self, String> {
-        let (engine, image) = tokio::task::spawn_blocking(|| {
-            let engine = Engine::find()?;
-            let [cell, runtime] = programs();
-            let image = engine.image(&[(&cell, "/molt/molt-cell"), (&runtime, "/molt/runtime")]);
-            Ok::<_, String>((engine, image))
-        })
-        .await
-        .unwrap()?;
-        let name = format!("mc-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
-        let folder = std::env::temp_dir().canonicalize().unwrap().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::create_dir(folder.join("data")).unwrap();
-        let relay = relay(&folder.join("relay.sock"), &engine.socket, None);
-        let config = DockerConfig {
-            data_dir: folder.join("data"),
-            installation: uuid::Uuid::new_v4(),
-            image,
-            socket: folder.join("relay.sock"),
-            gates: None,
-            memory_bytes: 256 * MIB,
-            processes: 64,
-            nano_cpus: 1_000_000_000,
-        };
-        Ok(Self { engine, folder, config, relay: relay.into(), mounted: AtomicBool::new(false) })
+        tokio::task::spawn_blocking(Engine::find).await.unwrap().map(Self::on)
     }
 
     fn cannot(story: Story) -> Option<&'static str> {
@@ -129,6 +107,43 @@ impl HostUnderTest for Containers {
 }
 
 impl Containers {
+    /// An installation with nothing on this engine yet.
+    pub(crate) fn on(engine: Engine) -> Self {
+        let [cell, runtime] = programs();
+        let image = engine.image(&[(&cell, "/molt/molt-cell"), (&runtime, "/molt/runtime")]);
+        let name = format!("mc-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        let folder = std::env::temp_dir().canonicalize().unwrap().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::create_dir(folder.join("data")).unwrap();
+        let relay = relay(&folder.join("relay.sock"), &engine.socket, None);
+        let config = DockerConfig {
+            data_dir: folder.join("data"),
+            installation: uuid::Uuid::new_v4(),
+            image,
+            socket: folder.join("relay.sock"),
+            gates: None,
+            image_gone: None,
+            memory_bytes: 256 * MIB,
+            processes: 64,
+            nano_cpus: 1_000_000_000,
+        };
+        Self { engine, folder, config, relay: relay.into(), mounted: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn image(&self) -> String {
+        self.config.image.clone()
+    }
+
+    /// Cells are made from this one from now on; `gone` is told when it isn't there.
+    pub(crate) fn use_image(&mut self, image: &str, gone: Option<Arc<Notify>>) {
+        image.clone_into(&mut self.config.image);
+        self.config.image_gone = gone;
+    }
+
     /// By a container of its own, so that it works with and without a cell.
     fn in_state(&self, bot: &BotId, script: &str) -> String {
         let volume = format!("{bot}:/state");
@@ -153,16 +168,7 @@ impl Containers {
 
 impl Drop for Containers {
     fn drop(&mut self) {
-        let label = format!("label=molt.installation={}", self.config.installation);
-        for (list, remove) in [
-            (&["ps", "--all", "--quiet", "--filter", &label][..], &["rm", "--force", "--volumes"][..]),
-            (&["volume", "ls", "--quiet", "--filter", &label], &["volume", "rm", "--force"]),
-        ] {
-            let Ok(found) = self.engine.try_docker(list) else { continue };
-            for name in String::from_utf8_lossy(&found.stdout).lines() {
-                self.engine.try_docker(&[remove, &[name]].concat()).ok();
-            }
-        }
+        self.engine.remove_all(&format!("label=molt.installation={}", self.config.installation));
         if self.mounted.load(Ordering::SeqCst) {
             Command::new("umount").arg("--lazy").arg(&self.config.data_dir).status().ok();
         }

@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 
 /// What the stories need besides the cell and its runtime.
 const PROGRAMS: [&str; 2] = ["/bin/sh", "/bin/sleep"];
+/// Finds an engine, or starts one.
+pub(crate) const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../infrastructure/docker/engine");
 const USER: &str = "65532";
 
 /// An engine that answers.
@@ -22,8 +24,12 @@ pub(crate) struct Engine {
 impl Engine {
     /// Whichever the script finds or starts. `Err`: says what is missing.
     pub(crate) fn find() -> Result<Self, String> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../infrastructure/docker/engine");
-        let out = Command::new(script).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+        Self::of(&mut Command::new(SCRIPT))
+    }
+
+    /// The same, however the script was told to look.
+    pub(crate) fn of(script: &mut Command) -> Result<Self, String> {
+        let out = script.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
         if out.status.success() { Ok(Self { socket: text(out.stdout).into() }) } else { Err(text(out.stderr)) }
     }
@@ -38,6 +44,19 @@ impl Engine {
     pub(crate) fn try_docker(&self, arguments: &[&str]) -> std::io::Result<Output> {
         let host = format!("unix://{}", self.socket.display());
         Command::new("docker").arg("--host").arg(host).args(arguments).stdin(Stdio::null()).output()
+    }
+
+    /// Removes the containers and volumes with this label, whatever state they are in.
+    pub(crate) fn remove_all(&self, label: &str) {
+        for (list, remove) in [
+            (&["ps", "--all", "--quiet"][..], &["rm", "--force", "--volumes"][..]),
+            (&["volume", "ls", "--quiet"], &["volume", "rm", "--force"]),
+        ] {
+            let Ok(found) = self.try_docker(&[list, &["--filter", label]].concat()) else { continue };
+            for name in String::from_utf8_lossy(&found.stdout).lines() {
+                self.try_docker(&[remove, &[name]].concat()).ok();
+            }
+        }
     }
 
     /// An image with these programs in it, where it says, made if the engine has none.

@@ -4,12 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod docker;
+mod docker_lacks;
 mod engine;
 mod fly;
 mod fly_contract;
 mod fly_faults;
 mod fly_simulator;
 mod process;
+mod small_engine;
 mod stories;
 mod suite;
 

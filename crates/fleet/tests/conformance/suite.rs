@@ -154,19 +154,21 @@ pub(crate) async fn play<H: HostUnderTest>(story: Story) {
         println!("{} on {}: not possible here: {why}", story, H::NAME);
         return;
     }
-    let under = match H::set_up().await {
-        Ok(under) => under,
-        Err(why) => {
-            println!("{story} on {}: skipped: {why}", H::NAME);
-            assert!(std::env::var_os(CI_VARIABLE).is_none(), "nothing may be skipped here: {why}");
-            return;
-        }
-    };
+    let Some(under) = or_skipped(H::set_up().await) else { return };
     let began = Instant::now();
     let stage = Stage { host: under.open(), bot: BotId::random(), under: &under };
     stories::of(story, &stage).await;
     println!("{story} on {}: {:?}", H::NAME, began.elapsed());
     under.tear_down().await;
+}
+
+/// `None`: this machine lacks what it needs, which is said.
+pub(crate) fn or_skipped<T>(found: Result<T, String>) -> Option<T> {
+    if let Err(why) = &found {
+        println!("skipped: {why}");
+        assert!(std::env::var_os(CI_VARIABLE).is_none(), "nothing may be skipped here: {why}");
+    }
+    found.ok()
 }
 
 /// Sentences of this host that the page does not have.

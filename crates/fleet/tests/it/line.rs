@@ -10,7 +10,17 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use url::Url;
 
-use crate::simulated::Simulated;
+use crate::simulated::Fuse;
+
+/// At which side of a commit there is a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Commits {
+    None,
+    /// It is done, and nobody hears so.
+    Done,
+    /// The same, and before it is asked for: whatever was called out for last is done, and nothing tells of it.
+    Both,
+}
 
 /// Where Postgres is.
 #[derive(Clone)]
@@ -33,8 +43,8 @@ impl Drop for Line {
 }
 
 impl Line {
-    /// A line to the server of `url`; its commits are points of the host's fuse.
-    pub(crate) async fn open(url: &SecretString, host: Arc<Simulated>) -> Self {
+    /// A line to the server of `url`; where `commits` says so they are points of the fuse.
+    pub(crate) async fn open(url: &SecretString, fuse: Arc<Fuse>, commits: Commits) -> Self {
         let mut url: Url = url.expose_secret().parse().unwrap();
         let (host_part, port) = (url.host_str().unwrap().to_owned(), url.port().unwrap_or(5432));
         let plain = url::form_urlencoded::parse(host_part.as_bytes()).next().unwrap().0.into_owned();
@@ -46,35 +56,40 @@ impl Line {
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
         url.set_query(Some("sslmode=disable"));
-        let accepting = tokio::spawn(accept(listener, server, host)).abort_handle();
+        let accepting = tokio::spawn(accept(listener, server, fuse, commits)).abort_handle();
         Self { accepting, url: url.to_string().into() }
     }
 }
 
-async fn accept(listener: TcpListener, server: Server, host: Arc<Simulated>) {
+async fn accept(listener: TcpListener, server: Server, fuse: Arc<Fuse>, commits: Commits) {
     let mut lines = JoinSet::new();
     loop {
         let (client, _) = listener.accept().await.unwrap();
         client.set_nodelay(true).unwrap();
         while lines.try_join_next().is_some() {}
-        let (server, host) = (server.clone(), host.clone());
+        let (server, fuse) = (server.clone(), fuse.clone());
         lines.spawn(async move {
             match server {
-                Server::Socket(path) => carry(client, UnixStream::connect(path).await.unwrap(), &host).await,
-                Server::Address(address) => carry(client, TcpStream::connect(address).await.unwrap(), &host).await,
+                Server::Socket(path) => carry(client, UnixStream::connect(path).await.unwrap(), &fuse, commits).await,
+                Server::Address(address) => {
+                    carry(client, TcpStream::connect(address).await.unwrap(), &fuse, commits).await
+                }
             }
         });
     }
 }
 
-async fn carry(client: TcpStream, server: impl AsyncRead + AsyncWrite, host: &Simulated) {
+async fn carry(client: TcpStream, server: impl AsyncRead + AsyncWrite, fuse: &Fuse, commits: Commits) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let up = async {
         let mut bytes = vec![0; 16 * 1024];
         loop {
             let read = from_client.read(&mut bytes).await.unwrap_or(0);
-            alive(host).await;
+            if commits == Commits::Both && bytes[..read].ends_with(b"COMMIT\0") {
+                fuse.point().await;
+            }
+            fuse.alive().await;
             if read == 0 || to_server.write_all(&bytes[..read]).await.is_err() {
                 return;
             }
@@ -92,10 +107,10 @@ async fn carry(client: TcpStream, server: impl AsyncRead + AsyncWrite, host: &Si
             if from_server.read_exact(&mut message[5..]).await.is_err() {
                 return;
             }
-            if message.starts_with(b"C") && message[5..].starts_with(b"COMMIT\0") {
-                host.fuse.point().await;
+            if commits != Commits::None && message.starts_with(b"C") && message[5..].starts_with(b"COMMIT\0") {
+                fuse.point().await;
             }
-            alive(host).await;
+            fuse.alive().await;
             if to_client.write_all(&message).await.is_err() {
                 return;
             }
@@ -104,11 +119,5 @@ async fn carry(client: TcpStream, server: impl AsyncRead + AsyncWrite, host: &Si
     tokio::select! {
         () = up => {}
         () = down => {}
-    }
-}
-
-async fn alive(host: &Simulated) {
-    if host.fuse.is_dead() {
-        std::future::pending::<()>().await;
     }
 }

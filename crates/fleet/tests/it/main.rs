@@ -4,7 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says so by ending")]
 
+mod contained;
 mod crash;
+#[path = "../conformance/engine.rs"]
+mod engine;
+mod full;
 mod ladder;
 mod line;
 mod many;
@@ -15,6 +19,8 @@ mod repair;
 mod sealed;
 #[path = "../simulated/mod.rs"]
 mod simulated;
+#[path = "../conformance/small_engine.rs"]
+mod small_engine;
 mod stage;
 mod sweep;
 mod undo;

@@ -59,8 +59,15 @@ impl Fuse {
         }
     }
 
-    pub(crate) fn is_dead(&self) -> bool {
+    fn is_dead(&self) -> bool {
         locked(&self.state).dead
+    }
+
+    /// Never comes back to a fleet that is dead.
+    pub(crate) async fn alive(&self) {
+        if self.is_dead() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Passes a point. A dead fleet passes none.

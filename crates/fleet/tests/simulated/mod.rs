@@ -46,7 +46,7 @@ pub(crate) struct Counted {
 
 pub(crate) struct Simulated {
     pub(crate) rules: Rules,
-    pub(crate) fuse: Fuse,
+    pub(crate) fuse: Arc<Fuse>,
     address: CellAddress,
     machines: Mutex<HashMap<BotId, Machine>>,
     /// By gateway token: one listener answers for all cells, and a token is what tells them apart.
@@ -82,7 +82,7 @@ impl Simulated {
     pub(crate) fn new(rules: Rules, address: CellAddress) -> Arc<Self> {
         Arc::new(Self {
             rules,
-            fuse: Fuse::default(),
+            fuse: Arc::default(),
             address,
             machines: Mutex::default(),
             by_token: Mutex::default(),

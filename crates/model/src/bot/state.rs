@@ -177,8 +177,9 @@ impl Observed {
             Self::Infrastructure(Place::Name) => 10,
             // Half a gigabyte on a slow line.
             Self::Infrastructure(Place::Runtime) => 20 * 60,
-            // Starting a process takes milliseconds; a busy disk may add seconds.
-            Self::Infrastructure(Place::Cell) => 30,
+            // As long as the fleet waits for a host: a process takes milliseconds, a container on a busy disk many seconds, a
+            // machine elsewhere minutes.
+            Self::Infrastructure(Place::Cell) => 3 * 60,
             // The runtime needs 12 to 25 s on two quiet cores and up to 50 s on busy ones.
             Self::Booting(Boot::Waking) | Self::Degraded(Rung::RestartRuntime) => 3 * 60,
             // A change may restart the runtime.

@@ -81,15 +81,7 @@ struct Left {
 
 impl Drop for Left {
     fn drop(&mut self) {
-        for (list, remove) in [
-            (&["ps", "--all", "--quiet"][..], &["rm", "--force"][..]),
-            (&["volume", "ls", "--quiet"], &["volume", "rm", "--force"]),
-        ] {
-            let Ok(found) = self.engine.try_docker(&[list, &["--filter", &self.label]].concat()) else { continue };
-            for name in String::from_utf8_lossy(&found.stdout).lines() {
-                self.engine.try_docker(&[remove, &[name]].concat()).ok();
-            }
-        }
+        self.engine.remove_all(&self.label);
     }
 }
 
