@@ -5,12 +5,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says so by ending")]
 
 mod crash;
+mod fly;
+#[path = "../fly_simulator/mod.rs"]
+#[expect(dead_code, reason = "the conformance suite uses the rest of it")]
+mod fly_simulator;
 mod ladder;
 mod line;
 mod many;
 mod points;
 mod process;
 mod repair;
+mod scene;
 #[cfg(target_os = "linux")]
 mod sealed;
 #[path = "../simulated/mod.rs"]

@@ -6,16 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use molt_bot::CellAddress;
 use molt_fleet::Fleet;
 use molt_model::{BotId, Clock, Intent, Observed};
 use molt_store::Store;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
-use tokio::net::TcpListener;
 
 use crate::line::Line;
-use crate::simulated::{Blow, Rules, Simulated, SimulatedHost, Volume, serve_cells};
+use crate::scene::{InMemory, Scene};
+use crate::simulated::Blow;
 use crate::stage::Stage;
 
 /// More points than any of the stories has.
@@ -26,48 +25,36 @@ const EVERY_CALL: u32 = 11;
 /// Without a wake-up for so long, a fleet waits for its own clock.
 const LOOK: Duration = Duration::from_millis(60);
 
-struct Theatre {
-    stage: Stage,
-    host: Arc<Simulated>,
-    cells: tokio::task::AbortHandle,
+pub(crate) struct Theatre<S> {
+    pub(crate) stage: Stage,
+    pub(crate) scene: S,
 }
 
-impl Drop for Theatre {
-    fn drop(&mut self) {
-        self.cells.abort();
-    }
-}
-
-impl Theatre {
-    async fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = CellAddress::Tcp(listener.local_addr().unwrap().to_string());
-        let rules = Rules { boot: Duration::from_millis(30), ..Rules::default() };
-        let host = Simulated::new(rules, address);
-        let cells = tokio::spawn(serve_cells(listener, host.clone())).abort_handle();
-        Self { stage: Stage::new().await, host, cells }
+impl<S: Scene> Theatre<S> {
+    pub(crate) async fn new(scene: S) -> Self {
+        Self { stage: Stage::new().await, scene }
     }
 
-    fn fleet(&self, store: Store) -> Fleet {
+    pub(crate) fn fleet(&self, store: Store) -> Fleet {
         let clock: Arc<dyn Clock> = Arc::new(self.stage.clock.clone());
-        let host = Arc::new(SimulatedHost(self.host.clone()));
-        Fleet::new(self.stage.config(), store, clock, host, self.stage.runtime.subscribe())
+        Fleet::new(self.stage.config(), store, clock, self.scene.host(), self.stage.runtime.subscribe())
     }
 
     /// Works towards `question` until the fuse blows at its `at`th point, then lets another fleet go on until all is quiet.
     /// `false`: the work was done before that point.
     async fn struck_at(&self, at: u32, blow: Blow, question: &str) -> bool {
-        let line = Line::open(&self.stage.database.url, self.host.clone()).await;
+        let cells = self.scene.cells();
+        let line = Line::open(&self.stage.database.url, cells.clone()).await;
         let store = Store::connect(&line.url, self.stage.database.seal.clone()).await.unwrap();
         let fleet = self.fleet(store);
-        self.host.fuse.light(at, blow);
+        cells.fuse.light(at, blow);
         tokio::select! {
-            () = self.host.fuse.killed() => {}
+            () = cells.fuse.killed() => {}
             () = self.strive(&fleet, question) => {}
         }
         drop(fleet);
         drop(line);
-        let reached = self.host.fuse.put_out();
+        let reached = cells.fuse.put_out();
         let next = self.fleet(self.stage.database.store.clone());
         self.stage.work(&next, question).await;
         self.stage.settle(&next).await;
@@ -84,31 +71,31 @@ impl Theatre {
         }
     }
 
-    async fn running_bot(&self) -> BotId {
+    pub(crate) async fn running_bot(&self) -> BotId {
         let bot = self.stage.bot(Intent::Running).await;
         self.stage.until(&self.fleet(self.stage.database.store.clone()), &bot, Observed::Running).await;
         bot
     }
 
     /// Every later fleet would look at it.
-    async fn remove(&self, bot: &BotId) {
+    pub(crate) async fn remove(&self, bot: &BotId) {
         self.stage.ask(bot, "intent = 'deleted'").await;
         self.stage.settle(&self.fleet(self.stage.database.store.clone())).await;
     }
 
     /// What must hold whenever all is quiet; a sentence about what doesn't.
-    async fn faults(&self, bot: &BotId, volume: Option<Volume>) -> Option<String> {
+    pub(crate) async fn faults(&self, bot: &BotId, volume: Option<String>) -> Option<String> {
         let rows = "select string_agg(id, ' ' order by id) from molt.bots where intent = 'running'";
         let rows = self.stage.database.text(rows).await.unwrap_or_default();
-        let (machines, volumes) = self.host.holds();
-        let ids = |bots: &[BotId]| bots.iter().map(BotId::as_str).collect::<Vec<_>>().join(" ");
-        if ids(&machines) != rows || ids(&volumes) != rows {
-            return Some(format!("rows: {rows}; machines: {}; volumes: {}", ids(&machines), ids(&volumes)));
+        let (machines, volumes) = self.scene.holds();
+        let (machines, volumes) = (machines.join(" "), volumes.join(" "));
+        if machines != rows || volumes != rows {
+            return Some(format!("rows: {rows}; machines: {machines}; volumes: {volumes}"));
         }
-        if volume.is_some() && self.host.volume(bot) != volume {
+        if volume.is_some() && self.scene.volume(bot) != volume {
             return Some("the volume is another one".to_owned());
         }
-        let key = self.host.ghost_key(bot)?;
+        let key = self.scene.cells().ghost_key(bot)?;
         let valid = format!(
             "select string_agg(encode(key_hash, 'hex'), ',') from molt.ghost_keys
              where bot_id = '{bot}' and revoked_at is null"
@@ -117,7 +104,7 @@ impl Theatre {
         if valid != Some(hex::encode(Sha256::digest(key.expose_secret()))) {
             return Some("the cell doesn't have the one key that counts".to_owned());
         }
-        let revision = self.host.applied_revision(bot).map(|revision| revision.to_string());
+        let revision = self.scene.cells().applied_revision(bot).map(|revision| revision.to_string());
         if revision != self.stage.column(bot, "revision").await {
             return Some("the cell doesn't have the newest settings".to_owned());
         }
@@ -132,32 +119,33 @@ fn is_tried(point: u32, every: u32) -> bool {
 }
 
 /// What is asked for at each point, and when it is done.
-struct Story {
+pub(crate) struct Story {
     name: &'static str,
     change: &'static str,
-    done: &'static str,
+    /// A question with `$` for the bot.
+    pub(crate) done: &'static str,
     removes: bool,
 }
 
-const PROVISION: Story = Story {
+pub(crate) const PROVISION: Story = Story {
     name: "provisioning",
     change: "intent = 'running'",
     done: "select observed = 'running' from molt.bots where id = '$'",
     removes: false,
 };
-const SETTINGS: Story = Story {
+pub(crate) const SETTINGS: Story = Story {
     name: "new settings",
     change: "revision = revision + 1",
     done: "select applied_revision = revision and observed = 'running' from molt.bots where id = '$'",
     removes: false,
 };
-const RESTART: Story = Story {
+pub(crate) const RESTART: Story = Story {
     name: "a restart",
     change: "generation = generation + 1, attempts = 0",
     done: "select observed = 'running' and observed_generation = generation from molt.bots where id = '$'",
     removes: false,
 };
-const REMOVAL: Story = Story {
+pub(crate) const REMOVAL: Story = Story {
     name: "a removal",
     change: "intent = 'deleted'",
     done: "select not exists (select from molt.bots where id = '$')",
@@ -165,8 +153,8 @@ const REMOVAL: Story = Story {
 };
 
 /// Tells the story once for each point, with a new bot where it makes or removes one.
-async fn walk(story: &Story, blow: Blow, every: u32) {
-    let theatre = Theatre::new().await;
+pub(crate) async fn walk<S: Scene>(scene: S, story: &Story, blow: Blow, every: u32) {
+    let theatre = Theatre::new(scene).await;
     let (mut tried, mut kept) = (0, None);
     for point in 1..POINTS_MAX {
         if !is_tried(point, every) {
@@ -178,7 +166,7 @@ async fn walk(story: &Story, blow: Blow, every: u32) {
             None if begins => theatre.stage.bot(Intent::AwaitingPlan).await,
             None => theatre.running_bot().await,
         };
-        let volume = theatre.host.volume(&bot);
+        let volume = theatre.scene.volume(&bot);
         theatre.stage.ask(&bot, story.change).await;
         let reached = theatre.struck_at(point, blow, &story.done.replace('$', bot.as_str())).await;
         let fault = theatre.faults(&bot, volume.filter(|_| !story.removes)).await;
@@ -203,29 +191,29 @@ async fn walk(story: &Story, blow: Blow, every: u32) {
 
 #[tokio::test]
 async fn provisioning_survives_a_kill_at_every_point() {
-    walk(&PROVISION, Blow::Kill, EVERY).await;
+    walk(InMemory::set().await, &PROVISION, Blow::Kill, EVERY).await;
 }
 
 #[tokio::test]
 async fn new_settings_survive_a_kill_at_every_point() {
-    walk(&SETTINGS, Blow::Kill, EVERY).await;
+    walk(InMemory::set().await, &SETTINGS, Blow::Kill, EVERY).await;
 }
 
 #[tokio::test]
 async fn a_restart_survives_a_kill_at_every_point() {
-    walk(&RESTART, Blow::Kill, EVERY).await;
+    walk(InMemory::set().await, &RESTART, Blow::Kill, EVERY).await;
 }
 
 #[tokio::test]
 async fn a_removal_survives_a_kill_at_every_point() {
-    walk(&REMOVAL, Blow::Kill, EVERY).await;
+    walk(InMemory::set().await, &REMOVAL, Blow::Kill, EVERY).await;
 }
 
 #[tokio::test]
 async fn any_call_may_be_refused_or_lose_its_answer() {
     for blow in [Blow::Refuse, Blow::LoseAnswer] {
         for story in [&PROVISION, &RESTART, &REMOVAL] {
-            walk(story, blow, EVERY_CALL).await;
+            walk(InMemory::set().await, story, blow, EVERY_CALL).await;
         }
     }
 }
@@ -233,23 +221,23 @@ async fn any_call_may_be_refused_or_lose_its_answer() {
 /// The judge itself: each thing that must never be is seen when it is.
 #[tokio::test]
 async fn what_must_never_be_is_noticed() {
-    let theatre = Theatre::new().await;
+    let theatre = Theatre::new(InMemory::set().await).await;
     let bot = theatre.running_bot().await;
-    let volume = theatre.host.volume(&bot);
-    assert_eq!(theatre.faults(&bot, volume).await, None);
-    let host = SimulatedHost(theatre.host.clone());
+    let volume = theatre.scene.volume(&bot);
+    assert_eq!(theatre.faults(&bot, volume.clone()).await, None);
+    let host = theatre.scene.host();
     let spoil = async |sql: &str| theatre.stage.database.execute(sql).await;
     spoil("update molt.ghost_keys set revoked_at = now()").await;
-    assert!(theatre.faults(&bot, volume).await.unwrap().contains("key"));
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().contains("key"));
     spoil("update molt.ghost_keys set revoked_at = null; update molt.bots set revision = 9").await;
-    assert!(theatre.faults(&bot, volume).await.unwrap().contains("settings"));
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().contains("settings"));
     spoil("update molt.bots set revision = 1").await;
-    assert_eq!(theatre.faults(&bot, volume).await, None);
-    molt_fleet::Host::stop(&host, &bot, false).await.unwrap();
-    assert!(theatre.faults(&bot, volume).await.unwrap().contains("machines: ;"), "none");
-    molt_fleet::Host::stop(&host, &bot, true).await.unwrap();
+    assert_eq!(theatre.faults(&bot, volume.clone()).await, None);
+    host.stop(&bot, false).await.unwrap();
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().contains("machines: ;"), "none");
+    host.stop(&bot, true).await.unwrap();
     theatre.stage.settle(&theatre.fleet(theatre.stage.database.store.clone())).await;
-    assert!(theatre.faults(&bot, volume).await.unwrap().contains("another one"), "a lost volume");
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().contains("another one"), "a lost volume");
     spoil("delete from molt.bots").await;
     assert!(theatre.faults(&bot, None).await.unwrap().starts_with("rows: ;"), "an orphan");
 }
