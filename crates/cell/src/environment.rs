@@ -23,6 +23,8 @@ pub struct Environment {
     pub listen: CellAddress,
     pub gateway_token: SecretString,
     pub ghost_key: SecretString,
+    /// For ways out where the proxy is no socket away; without it there are none then.
+    pub egress_key: Option<SecretString>,
     pub proxy: ProxyAddress,
     /// The runtime's configuration to start with.
     pub config: Value,
@@ -73,6 +75,7 @@ impl Environment {
         let listen = parsed(&get, &mut faults, "MOLT_LISTEN", |text| text.parse().ok());
         let gateway_token = parsed(&get, &mut faults, "MOLT_GATEWAY_TOKEN", secret);
         let ghost_key = parsed(&get, &mut faults, "MOLT_GHOST_KEY", secret);
+        let egress_key = get("MOLT_EGRESS_KEY").and_then(|text| secret(&text));
         let proxy = parsed(&get, &mut faults, "MOLT_PROXY_URL", ProxyAddress::parse);
         let config = parsed(&get, &mut faults, "CLAWDBOT_CONFIG", |text| {
             serde_json::from_str::<Value>(text).ok().filter(Value::is_object)
@@ -109,6 +112,7 @@ impl Environment {
                 listen: listen?,
                 gateway_token: gateway_token?,
                 ghost_key: ghost_key?,
+                egress_key,
                 proxy: proxy?,
                 config: config?,
                 revision: revision?,

@@ -15,12 +15,10 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::TcpListener;
 
 use crate::environment::ProxyAddress;
-use crate::isolate::Outside;
-use crate::tls::Tls;
+use crate::proxy::{Connection, Proxy};
 use crate::traces::Traces;
 
 /// The addresses under which a model answers; calls of these are counted for a run.
@@ -53,26 +51,15 @@ const NOT_PASSED: [HeaderName; 9] = [
 /// Where model calls go, and with which key.
 #[derive(Clone, Debug)]
 pub struct Forwarder {
-    proxy: ProxyAddress,
+    proxy: Proxy,
     ghost_key: SecretString,
     traces: Traces,
-    /// The proxy is reached from another network than the runtime's.
-    outside: Option<Outside>,
-    tls: Option<Tls>,
 }
 
 impl Forwarder {
-    pub fn new(
-        proxy: ProxyAddress,
-        ghost_key: SecretString,
-        traces: Traces,
-        outside: Option<Outside>,
-    ) -> anyhow::Result<Self> {
-        let tls = match &proxy {
-            ProxyAddress::Tls { name, .. } => Some(Tls::new(name)?),
-            ProxyAddress::Tcp { .. } | ProxyAddress::Unix { .. } => None,
-        };
-        Ok(Self { proxy, ghost_key, traces, outside, tls })
+    #[must_use]
+    pub fn new(proxy: Proxy, ghost_key: SecretString, traces: Traces) -> Self {
+        Self { proxy, ghost_key, traces }
     }
 
     /// Starts listening on a loopback port; which one. It is the port that `note` remembers if that is free, since the
@@ -138,7 +125,7 @@ impl Forwarder {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let rest = path.strip_prefix(LOCAL_PREFIX).unwrap_or(path);
-        let (host, prefix) = match &self.proxy {
+        let (host, prefix) = match self.proxy.address() {
             ProxyAddress::Tcp { authority, prefix } | ProxyAddress::Tls { authority, prefix, .. } => {
                 (authority.as_str(), prefix.as_str())
             }
@@ -168,7 +155,7 @@ impl Forwarder {
     async fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
         let deadline = Instant::now() + CONNECT_PATIENCE;
         loop {
-            let attempt = self.try_connect();
+            let attempt = self.proxy.connect();
             let error = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => anyhow::Error::new(error),
@@ -178,24 +165,6 @@ impl Forwarder {
                 return Err(error.context("connect to the proxy"));
             }
             tokio::time::sleep(CONNECT_PAUSE).await;
-        }
-    }
-}
-
-impl Forwarder {
-    async fn try_connect(&self) -> std::io::Result<Box<dyn Connection>> {
-        let authority = match &self.proxy {
-            ProxyAddress::Unix { path } => return Ok(Box::new(UnixStream::connect(path).await?)),
-            ProxyAddress::Tcp { authority, .. } | ProxyAddress::Tls { authority, .. } => authority,
-        };
-        let stream = match &self.outside {
-            Some(outside) => outside.connect(authority).await?,
-            None => TcpStream::connect(authority).await?,
-        };
-        stream.set_nodelay(true)?;
-        match &self.tls {
-            Some(tls) => Ok(Box::new(tls.connect(stream).await?)),
-            None => Ok(Box::new(stream)),
         }
     }
 }
@@ -219,9 +188,6 @@ fn first_port(note: &Path) -> u16 {
     let span = PORTS.end() - PORTS.start() + 1;
     PORTS.start() + u16::from_be_bytes([digest[0], digest[1]]) % span
 }
-
-trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// Words matter here: the runtime reads "credit" or "billing" in an error as a reason to lock the provider out.
 fn unavailable() -> Response<Body> {

@@ -17,6 +17,7 @@ pub mod layout;
 pub mod lock;
 pub mod outlet;
 pub mod process;
+pub mod proxy;
 pub mod recover;
 pub mod runtime;
 pub mod settings;

@@ -16,8 +16,9 @@ use molt_cell::isolate::{self, Outside};
 use molt_cell::journal::Journal;
 use molt_cell::layout::Layout;
 use molt_cell::lock::{CellLock, LockError};
-use molt_cell::outlet;
+use molt_cell::outlet::{self, Way};
 use molt_cell::process::{HOLD_ARGUMENT, Keeper, hold};
+use molt_cell::proxy::Proxy;
 use molt_cell::runtime::Ports;
 use molt_cell::supervisor::Supervisor;
 use molt_cell::traces::Traces;
@@ -113,11 +114,17 @@ async fn live(environment: Environment, layout: Layout, apart: Option<Apart>) ->
     let door = Door { token, board: board.clone(), chat: chat.clone(), commands, restart: restart.clone() };
     let mut door = tokio::spawn(serve(listener, door));
 
-    let world = match &environment.proxy {
-        ProxyAddress::Unix { path } => Some(outlet::start(path.clone()).await?),
-        ProxyAddress::Tcp { .. } | ProxyAddress::Tls { .. } => None,
+    let proxy = Proxy::new(environment.proxy, outside)?;
+    let way = match (proxy.address(), environment.egress_key) {
+        (ProxyAddress::Unix { .. }, _) => Some(Way::Gate),
+        (_, Some(egress_key)) => Some(Way::Door { ghost_key: environment.ghost_key.clone(), egress_key }),
+        (_, None) => None,
     };
-    let forwarder = Forwarder::new(environment.proxy, environment.ghost_key, traces, outside)?;
+    let world = match way {
+        Some(way) => Some(outlet::start(proxy.clone(), way).await?),
+        None => None,
+    };
+    let forwarder = Forwarder::new(proxy, environment.ghost_key, traces);
     let ports = Ports { models: forwarder.start(&layout.forwarder_port()).await?, world };
     let from_host = Config { revision: environment.revision, body: environment.config };
     let config = Config::newest(&layout, from_host);

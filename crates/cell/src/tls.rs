@@ -30,7 +30,8 @@ impl Tls {
         Self::trusting(name, RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
     }
 
-    fn trusting(name: &str, roots: RootCertStore) -> anyhow::Result<Self> {
+    /// Trusts these and no others.
+    pub fn trusting(name: &str, roots: RootCertStore) -> anyhow::Result<Self> {
         let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .context("choose versions of TLS")?

@@ -197,14 +197,15 @@ impl Work<'_> {
         if !self.is_in(Stage::Cell) {
             self.turn_to(&mut system, Stage::Cell).await?;
         }
-        let Some(ghost_key) = system.rotate_bot_key(&self.bot.id, self.now).await? else { return Ok(Next::Gone) };
+        let Some(keys) = system.rotate_bot_key(&self.bot.id, self.now).await? else { return Ok(Next::Gone) };
         system.commit().await?;
 
         let spec = CellSpec {
             bot: self.bot.id.clone(),
             uid: seen.cell.uid,
             gateway_token,
-            ghost_key,
+            ghost_key: keys.ghost,
+            egress_key: keys.egress,
             proxy_url: self.shared.config.proxy_url.clone(),
             config: configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog.current()),
             revision: self.bot.revision,

@@ -96,11 +96,20 @@ impl FlyHost {
         if machine.as_ref().is_some_and(|machine| machine.stand() != Stand::Down) {
             return Ok(Ensured::AlreadyThere);
         }
-        let cell = place.ensure_address(fresh).await?;
+        let mut full = Vec::new();
+        let volume = async {
+            match &machine {
+                Some(_) => Ok(None),
+                None => place.ready_volume(spec, fresh, &mut full).await.map(Some),
+            }
+        };
+        // Neither needs the other. Both come to their end, so that no call is left half heard.
+        let (cell, volume) = tokio::join!(place.ensure_address(fresh), volume);
+        let (cell, volume) = (cell?, volume?);
         let CellAddress::Tcp(address) = &cell else { return Err(Failure::Unknown("no address of a network").into()) };
         let ensured = match &machine {
             Some(machine) => place.renew(machine, spec, address).await?,
-            None => place.create(spec, fresh, address).await?,
+            None => place.create(spec, volume, &mut full, address).await?,
         };
         if ensured == Ensured::Started {
             self.seen.present(&spec.bot, cell);

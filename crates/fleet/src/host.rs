@@ -21,6 +21,8 @@ pub struct CellSpec {
     pub uid: Option<u32>,
     pub gateway_token: SecretString,
     pub ghost_key: SecretString,
+    /// For ways out; a host whose cells have a socket to the proxy doesn't pass it on.
+    pub egress_key: SecretString,
     /// Where the cell sends model calls.
     pub proxy_url: String,
     /// The runtime's configuration.

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use crate::act::{recent_ends, restarts};
 use crate::error::FleetError;
 use crate::host::Report;
-use crate::plan::{CellFact, Facts, RuntimeFact, Stage, plan};
+use crate::plan::{CellFact, Facts, RuntimeFact, Stage, Step, plan};
 use crate::reconcile::Shared;
 use crate::runtime::RuntimeState;
 
@@ -82,15 +82,21 @@ impl Shared {
     async fn take_turn(self: &Arc<Self>, lease: &Lease, driven: &mut Driven) -> Result<Option<Time>, FleetError> {
         let began = Instant::now();
         self.forget_health(&lease.bot);
+        let mut seen = None;
         while driven.steps < STEPS_MAX && began.elapsed() < TURN {
             let Some(bot) = self.load(lease).await? else { return Ok(None) };
-            let sight = self.look(&bot).await?;
+            let sight = match seen.take() {
+                Some(sight) => sight,
+                None => self.look(&bot).await?,
+            };
             let facts = self.facts(&bot, &sight);
             let Some(step) = plan(&facts) else { return Ok(self.rest(&bot, sight, &facts)) };
             driven.steps += 1;
             tracing::debug!(bot.id = %bot.id, step = ?step, "next step of a bot");
+            // A name changes nothing at the host, which isn't asked again for nothing: some take their time, and count.
+            let stands = matches!((&step, &sight.cell), (Step::Reserve, CellSight::Absent));
             match self.act(lease, bot, &sight, step).await? {
-                Next::Now => {}
+                Next::Now => seen = stands.then_some(sight),
                 Next::At(time) => return Ok(Some(time)),
                 Next::Gone => return Ok(None),
             }

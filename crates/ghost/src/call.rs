@@ -14,6 +14,7 @@ use crate::Inner;
 use crate::admission::{Declined, KeyEntry};
 use crate::answer::{Notice, Refusal, notice};
 use crate::body::{Buffered, read};
+use crate::egress::door;
 use crate::outlive::Outliving;
 use crate::relay::{self, AnswerBody, Streaming};
 use crate::request;
@@ -49,13 +50,17 @@ impl Caller<'_> {
     }
 }
 
-/// Answers any request that isn't a page's: the paths below `/v1`, and `/healthz` for whoever watches the process.
+/// Answers any request that isn't a page's: the paths below `/v1`, among them the door of ways out, and `/healthz` for whoever
+/// watches the process.
 pub(crate) async fn handle<B>(inner: &Arc<Inner>, caller: Caller<'_>, request: Request<B>) -> Response<AnswerBody>
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
     let started = Instant::now();
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    if head.method == Method::GET && head.uri.path() == door::PATH {
+        return door::open(inner, &mut head).await.map(AnswerBody::whole);
+    }
     let path = head.uri.path();
     let below = path.strip_prefix("/v1").unwrap_or_default();
     let surface = Surface::ALL.into_iter().find(|surface| surface.path() == below);

@@ -176,7 +176,8 @@ async fn connection(ghost: Ghost, stream: TcpStream, stop: CancellationToken, _p
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+        .serve_connection(TokioIo::new(Patient::new(stream)), service)
+        .with_upgrades();
     tokio::pin!(serving);
     // A connection that breaks is its caller's own doing, and ordinary.
     tokio::select! {

@@ -21,6 +21,8 @@ pub struct Ways {
     pub domains: Vec<Domain>,
     /// The ids of its skills that are turned on.
     pub skills: Vec<String>,
+    /// Of the key that its cell shows for a way out, where no socket says whose it is. `None`: none is in force.
+    pub key_hash: Option<Vec<u8>>,
 }
 
 /// Ways out that were refused, of one place and port.
@@ -56,6 +58,7 @@ pub enum Allowed {
     NotFound,
 }
 
+type WaysColumns = (Vec<String>, Vec<String>, Option<Vec<u8>>);
 type RefusalColumns = (String, i32, String, i64, DateTime<Utc>, DateTime<Utc>, bool);
 
 impl SystemTx {
@@ -64,13 +67,15 @@ impl SystemTx {
         let sql = "select array(select domain from molt.egress_allowed a
                              where a.bot_id = b.id and a.user_id = b.user_id order by domain),
                      array(select skill_id from molt.bot_skills s
-                             where s.bot_id = b.id and s.user_id = b.user_id and s.enabled order by skill_id)
+                             where s.bot_id = b.id and s.user_id = b.user_id and s.enabled order by skill_id),
+                     (select k.egress_hash from molt.ghost_keys k
+                             where k.bot_id = b.id and k.revoked_at is null and k.egress_hash is not null
+                             order by k.created_at desc, k.id limit 1)
                    from molt.bots b where b.id = $1 and b.intent <> 'deleted'";
-        let row: Option<(Vec<String>, Vec<String>)> =
-            sqlx::query_as(sql).bind(bot.as_str()).fetch_optional(&mut *self.tx).await?;
-        let Some((domains, skills)) = row else { return Ok(None) };
+        let row: Option<WaysColumns> = sqlx::query_as(sql).bind(bot.as_str()).fetch_optional(&mut *self.tx).await?;
+        let Some((domains, skills, key_hash)) = row else { return Ok(None) };
         let domains = domains.iter().map(|text| text.parse().map_err(unexpected)).collect::<Result<_>>()?;
-        Ok(Some(Ways { domains, skills }))
+        Ok(Some(Ways { domains, skills, key_hash }))
     }
 
     /// Adds refusals of one bot to its list, and tells its owner of each domain that is new there. How many they were told

@@ -14,6 +14,8 @@ use crate::{Result, SystemTx, TenantTx};
 
 /// Leads every key, so that a person and a secret scanner can tell what it is.
 const KEY_PREFIX: &str = "mgk_";
+/// The same for the keys of ways out.
+const EGRESS_KEY_PREFIX: &str = "mek_";
 const KEY_RANDOM_BYTES: usize = 32;
 /// What a bot's own key is called.
 const BOT_KEY_LABEL: &str = "bot";
@@ -70,6 +72,15 @@ impl KeyRow {
     pub const fn spent(&self) -> Nanos {
         Nanos(self.spent_nanos)
     }
+}
+
+/// What a cell shows to the proxy where no socket says whose it is.
+#[derive(Debug)]
+pub struct BotKeys {
+    /// Opens model calls of the bot.
+    pub ghost: SecretString,
+    /// Opens the bot's ways out, together with the other one; alone it opens nothing.
+    pub egress: SecretString,
 }
 
 /// What became of a new cap for a key.
@@ -158,16 +169,26 @@ pub fn key_hash(key: &SecretString) -> [u8; 32] {
 /// Whether it has the shape of our keys. What hasn't isn't worth a look.
 #[must_use]
 pub fn looks_like_a_key(text: &[u8]) -> bool {
+    has_shape(KEY_PREFIX, text)
+}
+
+/// The same for a key of ways out.
+#[must_use]
+pub fn looks_like_an_egress_key(text: &[u8]) -> bool {
+    has_shape(EGRESS_KEY_PREFIX, text)
+}
+
+fn has_shape(prefix: &str, text: &[u8]) -> bool {
     let digit = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
-    let random = text.strip_prefix(KEY_PREFIX.as_bytes());
+    let random = text.strip_prefix(prefix.as_bytes());
     random.is_some_and(|random| random.len() == 2 * KEY_RANDOM_BYTES && random.iter().all(digit))
 }
 
-fn new_key() -> SecretString {
+fn new_key(prefix: &str) -> SecretString {
     let mut bytes = [0u8; KEY_RANDOM_BYTES];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    let mut text = String::with_capacity(KEY_PREFIX.len() + 2 * KEY_RANDOM_BYTES);
-    text.push_str(KEY_PREFIX);
+    let mut text = String::with_capacity(prefix.len() + 2 * KEY_RANDOM_BYTES);
+    text.push_str(prefix);
     for byte in bytes {
         write!(text, "{byte:02x}").expect("writing into a string can't fail");
     }
@@ -262,7 +283,7 @@ impl SystemTx {
         cap: Option<Nanos>,
         now: Time,
     ) -> Result<(KeyId, SecretString)> {
-        let (id, key) = (KeyId::random(), new_key());
+        let (id, key) = (KeyId::random(), new_key(KEY_PREFIX));
         sqlx::query(
             "insert into molt.ghost_keys (id, user_id, bot_id, key_hash, label, cap_nanos, created_at)
              values ($1, $2, $3, $4, $5, $6, $7)",
@@ -279,30 +300,34 @@ impl SystemTx {
         Ok((id, key))
     }
 
-    /// Gives the bot a new key and revokes its older ones; used right before its cell is started. A pause goes over to the
+    /// Gives the bot new keys and revokes its older ones; used right before its cell is started. A pause goes over to the
     /// new key: a restart is no way around it. `None`: no such bot.
-    pub async fn rotate_bot_key(&mut self, bot: &BotId, now: Time) -> Result<Option<SecretString>> {
+    pub async fn rotate_bot_key(&mut self, bot: &BotId, now: Time) -> Result<Option<BotKeys>> {
         let owner: Option<Uuid> = sqlx::query_scalar("select user_id from molt.bots where id = $1 for no key update")
             .bind(bot.as_str())
             .fetch_optional(&mut *self.tx)
             .await?;
         let Some(owner) = owner else { return Ok(None) };
-        let (id, key) = self.create_ghost_key(UserId(owner), Some(bot), BOT_KEY_LABEL, None, now).await?;
+        let (id, ghost) = self.create_ghost_key(UserId(owner), Some(bot), BOT_KEY_LABEL, None, now).await?;
+        let egress = new_key(EGRESS_KEY_PREFIX);
         sqlx::query(
             "with old as (
                update molt.ghost_keys set revoked_at = $3
                where bot_id = $1 and label = $4 and revoked_at is null and id <> $2
-               returning paused_at, paused_reason)
-             update molt.ghost_keys k set paused_at = old.paused_at, paused_reason = old.paused_reason
-             from old where k.id = $2 and old.paused_at is not null",
+               returning paused_at, paused_reason),
+             pause as (select paused_at, paused_reason from old where paused_at is not null limit 1)
+             update molt.ghost_keys k
+             set egress_hash = $5, paused_at = (select paused_at from pause), paused_reason = (select paused_reason from pause)
+             where k.id = $2",
         )
         .bind(bot.as_str())
         .bind(id.0)
         .bind(now)
         .bind(BOT_KEY_LABEL)
+        .bind(key_hash(&egress).as_slice())
         .execute(&mut *self.tx)
         .await?;
-        Ok(Some(key))
+        Ok(Some(BotKeys { ghost, egress }))
     }
 
     /// As `TenantTx::set_key_cap`, for a key of anybody's.

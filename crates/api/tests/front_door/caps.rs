@@ -18,9 +18,9 @@ async fn program_key(door: &Door, person: &Person) -> (KeyId, String) {
 async fn bot_key(door: &Door, bot: &str) -> String {
     let mut tx = door.database.store.system().await.unwrap();
     let now = molt_model::Clock::now(&door.clock);
-    let key = tx.rotate_bot_key(&bot.parse().unwrap(), now).await.unwrap().unwrap();
+    let keys = tx.rotate_bot_key(&bot.parse().unwrap(), now).await.unwrap().unwrap();
     tx.commit().await.unwrap();
-    key.expose_secret().to_owned()
+    keys.ghost.expose_secret().to_owned()
 }
 
 #[tokio::test]

@@ -19,9 +19,9 @@ async fn noticed(door: &Door, bot: &str, caution: Caution, reason: &str) -> Opti
 
 async fn new_key(door: &Door, bot: &str) -> String {
     let mut tx = door.database.store.system().await.unwrap();
-    let key = tx.rotate_bot_key(&bot.parse().unwrap(), door.clock.now()).await.unwrap().unwrap();
+    let keys = tx.rotate_bot_key(&bot.parse().unwrap(), door.clock.now()).await.unwrap().unwrap();
     tx.commit().await.unwrap();
-    key.expose_secret().to_owned()
+    keys.ghost.expose_secret().to_owned()
 }
 
 /// Whether a call with the key is let through, at which pace, and why not.

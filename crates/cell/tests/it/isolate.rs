@@ -9,7 +9,11 @@ use molt_bot::{CellAddress, Client, Phase, RunPhase};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 
-use crate::rig::{Rig, TOKEN, cell_program};
+use crate::rig::{GHOST_KEY, Rig, TOKEN, cell_program};
+
+const EGRESS_KEY: &str = "egress-key";
+/// The runtime's forward proxy; in a network of its own the port is free.
+const WAY_OUT: &str = "127.0.0.1:3128";
 
 fn status(pid: u32, field: &str) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -44,6 +48,7 @@ async fn the_runtime_has_a_network_of_its_own_and_its_model_calls_arrive() {
     let mut command = rig.command();
     command.env("MOLT_RUNTIME_COMMAND", serde_json::json!([runtime, "gateway"]).to_string());
     command.env("MOLT_ISOLATE", "netns");
+    command.env("MOLT_EGRESS_KEY", EGRESS_KEY);
     rig.start_with(command);
     let health = rig.wait_for(Phase::Ready).await;
     let pid = health.runtime_pid.unwrap();
@@ -61,6 +66,16 @@ async fn the_runtime_has_a_network_of_its_own_and_its_model_calls_arrive() {
     assert!(outside.is_ok());
     let port = std::fs::read_to_string(rig.state().join("molt/forwarder.port")).unwrap();
     assert!(reaches(pid, format!("127.0.0.1:{}", port.trim()).parse().unwrap()), "the way to the models can");
+
+    // Ways out begin at its own loopback, and the cell shows the proxy keys that the runtime has never seen.
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    assert!(environment.contains("NODE_USE_ENV_PROXY=1"), "{environment}");
+    assert!(!environment.contains(EGRESS_KEY) && !environment.contains(GHOST_KEY), "{environment}");
+    assert!(rig.model.knocks().is_empty());
+    assert!(reaches(pid, WAY_OUT.parse().unwrap()));
+    rig.wait_until(|_| !rig.model.knocks().is_empty()).await;
+    assert_eq!(rig.model.knocks()[0], [format!("Bearer {GHOST_KEY}"), EGRESS_KEY.to_owned()]);
 
     // Nobody in it is root, the cell neither, and no program can make it so.
     for pid in [pid, rig.cell_pid()] {

@@ -10,7 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -27,6 +27,8 @@ pub(crate) struct Call {
 #[derive(Clone, Default)]
 pub(crate) struct Model {
     calls: Arc<Mutex<Vec<Call>>>,
+    /// The keys of those who knocked at the door of ways out, which opens to nobody here.
+    knocks: Arc<Mutex<Vec<[String; 2]>>>,
 }
 
 impl Model {
@@ -34,12 +36,17 @@ impl Model {
         let router = Router::new()
             .route("/v1/chat/completions", post(complete))
             .route("/v1/embeddings", post(embed))
+            .route("/v1/egress", get(refuse))
             .with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() })
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()
+    }
+
+    pub(crate) fn knocks(&self) -> Vec<[String; 2]> {
+        self.knocks.lock().unwrap().clone()
     }
 
     fn note(&self, headers: &HeaderMap, body: &Value, chat: bool) {
@@ -95,6 +102,12 @@ fn read(messages: &[Value]) -> (Script, usize) {
         fail: text.contains("FAIL"),
     };
     (script, done)
+}
+
+async fn refuse(State(model): State<Model>, headers: HeaderMap) -> StatusCode {
+    let keys = ["authorization", "x-molt-egress-key"].map(|name| headers[name].to_str().unwrap().to_owned());
+    model.knocks.lock().unwrap().push(keys);
+    StatusCode::PROXY_AUTHENTICATION_REQUIRED
 }
 
 async fn complete(State(model): State<Model>, headers: HeaderMap, body: Bytes) -> Response {

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::api::{Api, Call, Failure, Kind};
-use super::machine::{self, CONFIG, GATEWAY_TOKEN, GHOST_KEY, PORT, USED_PREFIX, used_mark};
+use super::machine::{self, CONFIG, EGRESS_KEY, GATEWAY_TOKEN, GHOST_KEY, PORT, USED_PREFIX, used_mark};
 use super::pace::Action;
 use super::settings::FlySettings;
 use super::wire::{Address, Addresses, App, Secrets, SecretsSet, Volume};
@@ -122,6 +122,7 @@ impl<'a> Place<'a> {
         let values = json!({
             GATEWAY_TOKEN: spec.gateway_token.expose_secret(),
             GHOST_KEY: spec.ghost_key.expose_secret(),
+            EGRESS_KEY: spec.egress_key.expose_secret(),
             CONFIG: spec.config.to_string(),
             used_mark(volume): "1",
         });

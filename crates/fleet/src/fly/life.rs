@@ -10,7 +10,7 @@ use super::api::{Call, Failure, Kind};
 use super::app::{Place, no_room};
 use super::machine::{self, Making, NAME, START_MARK, mark};
 use super::pace::Action;
-use super::wire::{Lease, Machine, Stand};
+use super::wire::{Lease, Machine, Stand, Volume};
 use super::{LOST_PAUSE, TRIES};
 use crate::host::{CellSpec, Ensured, HostError};
 
@@ -25,6 +25,15 @@ const LEASE_SECONDS: u64 = 12;
 const LEASE_PAUSE: Duration = Duration::from_secs(2);
 /// Versions are of this length; others are not sent where they would be refused.
 const VERSION_CHARS: usize = 26;
+
+/// What a machine needs before it is made.
+pub(super) struct ReadyVolume {
+    volume: Volume,
+    /// A machine was given it before.
+    used: bool,
+    /// The version of the secrets.
+    secrets: Option<i64>,
+}
 
 impl Place<'_> {
     /// The bot's machine, if there is one that isn't gone.
@@ -85,13 +94,32 @@ impl Place<'_> {
         ))
     }
 
+    /// The bot's volume, and the app's secrets for a machine on it. `full`: regions that turned out to have no room.
+    pub(super) async fn ready_volume(
+        &self,
+        spec: &CellSpec,
+        fresh: bool,
+        full: &mut Vec<String>,
+    ) -> Result<ReadyVolume, HostError> {
+        let (volume, used) = self.ensure_volume(fresh, full).await?;
+        let secrets = self.set_secrets(spec, &volume.id).await?;
+        Ok(ReadyVolume { volume, used, secrets })
+    }
+
     /// A new machine on the bot's volume. Where the volume was never used and its region is full, the next region gets both.
-    pub(super) async fn create(&self, spec: &CellSpec, fresh: bool, address: &str) -> Result<Ensured, HostError> {
+    pub(super) async fn create(
+        &self,
+        spec: &CellSpec,
+        mut ready: Option<ReadyVolume>,
+        full: &mut Vec<String>,
+        address: &str,
+    ) -> Result<Ensured, HostError> {
         let start = uuid::Uuid::new_v4().to_string();
-        let mut full = Vec::new();
         for _ in 0..=self.settings.regions.len() {
-            let (volume, used) = self.ensure_volume(fresh, &mut full).await?;
-            let secrets = self.set_secrets(spec, &volume.id).await?;
+            let ReadyVolume { volume, used, secrets } = match ready.take() {
+                Some(ready) => ready,
+                None => self.ready_volume(spec, false, full).await?,
+            };
             let config = Making { settings: self.settings, spec, volume: &volume.id, address, start: &start }.config();
             let body = json!({ "name": NAME, "region": volume.region, "config": config });
             match self.create_machine(&with_secrets(body, secrets), &start).await {
@@ -150,20 +178,46 @@ impl Place<'_> {
             return Err(HostError::Unusable(format!("the machine of {} has no volume; it is left alone", self.app)));
         };
         let start = uuid::Uuid::new_v4().to_string();
-        let secrets = self.set_secrets(spec, volume).await?;
         let config = Making { settings: self.settings, spec, volume, address, start: &start }.config();
         let mut body = json!({ "name": NAME, "config": config });
         if let Some(version) = machine.version() {
             body["current_version"] = json!(version);
         }
-        let body = with_secrets(body, secrets);
-        let nonce = self.lease(&machine.id).await?;
-        let updated = self.update(machine, &body, &nonce, &start).await;
-        self.release(&machine.id, &nonce).await;
-        match updated? {
-            Some(machine) => self.bring_up(machine).await.map(|()| Ensured::Started),
-            None => Ok(Ensured::AlreadyThere),
+        let (secrets, nonce) = tokio::join!(self.set_secrets(spec, volume), self.lease(&machine.id));
+        let nonce = nonce?;
+        let renewed = match secrets {
+            Ok(secrets) => self.update_and_start(machine, &with_secrets(body, secrets), &nonce, &start).await,
+            Err(error) => Err(error),
+        };
+        let release = self.release(&machine.id, &nonce);
+        match renewed {
+            // Nobody needs the lease any more: it is given back while the machine starts.
+            Ok(Some((machine, true))) => {
+                let (started, ()) = tokio::join!(self.await_start(machine), release);
+                started.map(|()| Ensured::Started)
+            }
+            renewed => {
+                release.await;
+                match renewed? {
+                    Some((machine, _)) => self.bring_up(machine).await.map(|()| Ensured::Started),
+                    None => Ok(Ensured::AlreadyThere),
+                }
+            }
         }
+    }
+
+    /// Both under one lease. The machine as it was changed, and whether the start was heard. `None`: somebody else changed
+    /// it meanwhile.
+    async fn update_and_start(
+        &self,
+        machine: &Machine,
+        body: &Value,
+        nonce: &str,
+        start: &str,
+    ) -> Result<Option<(Machine, bool)>, HostError> {
+        let Some(machine) = self.update(machine, body, nonce, start).await? else { return Ok(None) };
+        let heard = machine.stand() == Stand::Down && self.tell_to_start(&machine, nonce).await?;
+        Ok(Some((machine, heard)))
     }
 
     /// The version that it is based on makes a repeat harmless. `None`: somebody else changed it meanwhile.
@@ -196,9 +250,22 @@ impl Place<'_> {
     }
 
     /// Waits until the machine has started, and starts it if nobody has.
-    async fn bring_up(&self, mut machine: Machine) -> Result<(), HostError> {
+    async fn bring_up(&self, machine: Machine) -> Result<(), HostError> {
+        self.started(machine, 0, Instant::now() + START_MAX).await
+    }
+
+    /// The same for a machine that was told to start since it was seen.
+    async fn await_start(&self, mut machine: Machine) -> Result<(), HostError> {
         let until = Instant::now() + START_MAX;
-        let mut tries = 0;
+        if self.wait_round(&machine, "started", until).await? {
+            return Ok(());
+        }
+        machine = self.read_machine(&machine.id).await?.ok_or_else(vanished)?;
+        self.started(machine, TRIES, until).await
+    }
+
+    /// `tries`: how often it was told to start already.
+    async fn started(&self, mut machine: Machine, mut tries: u32, until: Instant) -> Result<(), HostError> {
         loop {
             match machine.stand() {
                 Stand::Up if machine.state == "started" => return Ok(()),
@@ -232,11 +299,16 @@ impl Place<'_> {
     /// `false`: nobody knows whether it was heard.
     async fn start(&self, machine: &Machine) -> Result<bool, HostError> {
         let nonce = self.lease(&machine.id).await?;
-        let path = self.path(&format!("/machines/{}/start", machine.id));
-        let call = Call::new(Action::Start, &machine.id, Method::POST, path).under(&nonce);
-        let started = self.api.tell(call).await;
+        let heard = self.tell_to_start(machine, &nonce).await;
         self.release(&machine.id, &nonce).await;
-        match started {
+        heard
+    }
+
+    /// The same under a lease that is held.
+    async fn tell_to_start(&self, machine: &Machine, nonce: &str) -> Result<bool, HostError> {
+        let path = self.path(&format!("/machines/{}/start", machine.id));
+        let call = Call::new(Action::Start, &machine.id, Method::POST, path).under(nonce);
+        match self.api.tell(call).await {
             Ok(()) => Ok(true),
             Err(failure) if failure.is_unknown() || is_busy(&failure) => Ok(false),
             Err(failure) => Err(failure.into()),

@@ -21,6 +21,7 @@ const STOP_TIMEOUT: &str = "20s";
 /// The secrets of a cell: what its environment holds besides the machine's settings.
 pub(super) const GATEWAY_TOKEN: &str = "MOLT_GATEWAY_TOKEN";
 pub(super) const GHOST_KEY: &str = "MOLT_GHOST_KEY";
+pub(super) const EGRESS_KEY: &str = "MOLT_EGRESS_KEY";
 pub(super) const CONFIG: &str = "CLAWDBOT_CONFIG";
 
 /// Marks of ours on a machine.

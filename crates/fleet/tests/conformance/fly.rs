@@ -11,7 +11,7 @@ use molt_model::BotId;
 use rustix::process::Signal;
 
 use crate::fly_faults::{app_of, settings};
-use crate::fly_simulator::{Program, Simulator};
+use crate::fly_simulator::{Program, Rules, Simulator};
 use crate::process::programs;
 use crate::suite::{Fault, Found, HostUnderTest, Losing, Story};
 
@@ -30,7 +30,8 @@ impl HostUnderTest for Fly {
         std::fs::create_dir(&folder).unwrap();
         let [cell, runtime] = programs();
         let program = Program { command: cell, environment: Vec::new(), volumes: folder.clone() };
-        let simulator = Simulator::with(Some(program), Duration::from_millis(10)).await;
+        let lag = Duration::from_millis(10);
+        let simulator = Simulator::with(Rules { program: Some(program), lag, ..Rules::default() }).await;
         Ok(Self { simulator, folder, runtime: runtime.to_str().unwrap().to_owned() })
     }
 

@@ -15,7 +15,7 @@ use crate::fly_simulator::{App, Fault, ORG, Simulator, TOKEN};
 
 const INSTALLATION: Uuid = Uuid::from_u128(0xfeed_beef << 96);
 /// Of what must never be seen outside the app's secrets.
-const SECRETS: [&str; 3] = ["gateway-5ecret", "ghost-5ecret", "configured"];
+const SECRETS: [&str; 4] = ["gateway-5ecret", "ghost-5ecret", "configured", "egress-5ecret"];
 
 pub(crate) fn settings(api_url: String) -> FlySettings {
     FlySettings {
@@ -45,6 +45,7 @@ pub(crate) fn spec(bot: &BotId, revision: i64) -> CellSpec {
         uid: None,
         gateway_token: SecretString::from(SECRETS[0].to_owned()),
         ghost_key: SecretString::from(SECRETS[1].to_owned()),
+        egress_key: SecretString::from(SECRETS[3].to_owned()),
         proxy_url: "https://proxy.molt.example/v1".into(),
         config: json!({ "note": SECRETS[2] }),
         revision,
@@ -97,6 +98,7 @@ async fn a_bot_is_an_app_of_its_own_and_comes_and_goes_with_it() {
         assert!(!shown.contains(secret), "{secret}");
     }
     assert_eq!(machine.secrets["MOLT_GATEWAY_TOKEN"], SECRETS[0]);
+    assert_eq!(machine.secrets["MOLT_EGRESS_KEY"], SECRETS[3]);
     assert_eq!(machine.secrets["CLAWDBOT_CONFIG"], r#"{"note":"configured"}"#);
 
     assert_eq!(host.ensure(&spec(&bot, 1)).await.unwrap(), Ensured::AlreadyThere);

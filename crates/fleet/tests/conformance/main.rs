@@ -9,6 +9,7 @@ mod engine;
 mod fly;
 mod fly_contract;
 mod fly_faults;
+#[path = "../fly_simulator/mod.rs"]
 mod fly_simulator;
 mod process;
 mod small_engine;

@@ -285,6 +285,7 @@ pub(crate) fn cell_spec(bot: &BotId, revision: i64, proxy_url: &str, runtime_com
         uid: None,
         gateway_token: "gateway-token-of-this-test".to_owned().into(),
         ghost_key: "ghost-key-of-this-test".to_owned().into(),
+        egress_key: "egress-key-of-this-test".to_owned().into(),
         proxy_url: proxy_url.to_owned(),
         config: json!({ "gateway": { "mode": "local" }, "molt": { "workspace_files": { "NOTE.md": note } } }),
         revision,

@@ -8,6 +8,10 @@ mod contained;
 mod crash;
 #[path = "../conformance/engine.rs"]
 mod engine;
+mod fly;
+#[path = "../fly_simulator/mod.rs"]
+#[expect(dead_code, reason = "the conformance suite uses the rest of it")]
+mod fly_simulator;
 mod full;
 mod ladder;
 mod line;

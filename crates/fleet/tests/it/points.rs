@@ -23,7 +23,7 @@ use crate::stage::Stage;
 const POINTS_MAX: u32 = 400;
 
 /// Where the cells live, and what is seen there by other means than the fleet's.
-trait Scene: Sized {
+pub(crate) trait Scene: Sized {
     /// How a fleet's calls reach the host. What was under way is cut off when it is dropped.
     type Way;
     /// Without a wake-up for so long, a fleet waits for its own clock.
@@ -41,32 +41,36 @@ trait Scene: Sized {
 
 /// Bots in the order of their names.
 #[derive(Default)]
-struct Held {
-    cells: Vec<BotId>,
-    volumes: Vec<BotId>,
+pub(crate) struct Held {
+    pub(crate) cells: Vec<BotId>,
+    pub(crate) volumes: Vec<BotId>,
     /// What should not be there, whoever it belonged to.
-    rest: Vec<String>,
+    pub(crate) rest: Vec<String>,
 }
 
-struct Given {
+pub(crate) struct Given {
     /// `None`: cells of this host have none.
-    key: Option<SecretString>,
-    revision: Option<i64>,
+    pub(crate) key: Option<SecretString>,
+    pub(crate) revision: Option<i64>,
 }
 
-struct Theatre<S> {
-    stage: Stage,
-    scene: S,
+pub(crate) struct Theatre<S> {
+    pub(crate) stage: Stage,
+    pub(crate) scene: S,
 }
 
 impl<S: Scene> Theatre<S> {
+    pub(crate) async fn new(scene: S) -> Self {
+        Self { stage: Stage::new().await, scene }
+    }
+
     fn fleet(&self, store: Store) -> (Fleet, S::Way) {
         let clock: Arc<dyn Clock> = Arc::new(self.stage.clock.clone());
         let (host, config, way) = self.scene.open(&self.stage);
         (Fleet::new(config, store, clock, host, self.stage.runtime.subscribe()), way)
     }
 
-    fn next_fleet(&self) -> (Fleet, S::Way) {
+    pub(crate) fn next_fleet(&self) -> (Fleet, S::Way) {
         self.fleet(self.stage.database.store.clone())
     }
 
@@ -100,20 +104,20 @@ impl<S: Scene> Theatre<S> {
         }
     }
 
-    async fn running_bot(&self) -> BotId {
+    pub(crate) async fn running_bot(&self) -> BotId {
         let bot = self.stage.bot(Intent::Running).await;
         self.stage.until(&self.next_fleet().0, &bot, Observed::Running).await;
         bot
     }
 
     /// Every later fleet would look at it.
-    async fn remove(&self, bot: &BotId) {
+    pub(crate) async fn remove(&self, bot: &BotId) {
         self.stage.ask(bot, "intent = 'deleted'").await;
         self.stage.settle(&self.next_fleet().0).await;
     }
 
     /// What must hold whenever all is quiet; a sentence about what doesn't.
-    async fn faults(&self, bot: &BotId, volume: Option<String>) -> Option<String> {
+    pub(crate) async fn faults(&self, bot: &BotId, volume: Option<String>) -> Option<String> {
         let rows = "select string_agg(id, ' ' order by id) from molt.bots where intent = 'running'";
         let rows = self.stage.database.text(rows).await.unwrap_or_default();
         let Held { cells, volumes, rest } = self.scene.holds().await;
@@ -154,32 +158,33 @@ fn is_tried(point: u32, every: u32) -> bool {
 }
 
 /// What is asked for at each point, and when it is done.
-struct Story {
+pub(crate) struct Story {
     name: &'static str,
     change: &'static str,
-    done: &'static str,
+    /// A question with `$` for the bot.
+    pub(crate) done: &'static str,
     removes: bool,
 }
 
-const PROVISION: Story = Story {
+pub(crate) const PROVISION: Story = Story {
     name: "provisioning",
     change: "intent = 'running'",
     done: "select observed = 'running' from molt.bots where id = '$'",
     removes: false,
 };
-const SETTINGS: Story = Story {
+pub(crate) const SETTINGS: Story = Story {
     name: "new settings",
     change: "revision = revision + 1",
     done: "select applied_revision = revision and observed = 'running' from molt.bots where id = '$'",
     removes: false,
 };
-const RESTART: Story = Story {
+pub(crate) const RESTART: Story = Story {
     name: "a restart",
     change: "generation = generation + 1, attempts = 0",
     done: "select observed = 'running' and observed_generation = generation from molt.bots where id = '$'",
     removes: false,
 };
-const REMOVAL: Story = Story {
+pub(crate) const REMOVAL: Story = Story {
     name: "a removal",
     change: "intent = 'deleted'",
     done: "select not exists (select from molt.bots where id = '$')",
@@ -187,7 +192,7 @@ const REMOVAL: Story = Story {
 };
 
 /// Tells the story once for each point, with a new bot where it makes or removes one.
-async fn walk<S: Scene>(theatre: &Theatre<S>, story: &Story, blow: Blow, commits: Commits, every: u32) {
+pub(crate) async fn walk<S: Scene>(theatre: &Theatre<S>, story: &Story, blow: Blow, commits: Commits, every: u32) {
     let (mut tried, mut kept) = (0, None);
     for point in 1..POINTS_MAX {
         if !is_tried(point, every) {

@@ -392,6 +392,7 @@ pub(crate) fn spec(config: &Config, bot: BotId) -> CellSpec {
         uid: config.uid_range.as_ref().map(|range| *range.end()),
         gateway_token: "gateway".to_owned().into(),
         ghost_key: "ghost".to_owned().into(),
+        egress_key: "egress".to_owned().into(),
         proxy_url: config.proxy_url.clone(),
         config: serde_json::json!({}),
         revision: 1,

@@ -138,7 +138,22 @@ impl Simulated {
         self.away.store(false, Ordering::SeqCst);
     }
 
-    fn end(&self, bot: &BotId) {
+    /// A machine comes up, whose cell answers from now on.
+    pub(crate) fn begin(&self, bot: &BotId, token: &str, ghost_key: SecretString, applied: Applied) {
+        locked(&self.by_token).insert(token.to_owned(), bot.clone());
+        let machine = Machine {
+            ghost_key,
+            token: token.to_owned(),
+            started: Instant::now(),
+            boot_id: uuid::Uuid::new_v4(),
+            applied,
+            hangs: false,
+            gone: Arc::default(),
+        };
+        locked(&self.machines).insert(bot.clone(), machine);
+    }
+
+    pub(crate) fn end(&self, bot: &BotId) {
         if let Some(machine) = locked(&self.machines).remove(bot) {
             locked(&self.by_token).remove(&machine.token);
             machine.gone.notify_waiters();
@@ -217,18 +232,8 @@ impl Host for SimulatedHost {
             if locked(&host.machines).contains_key(&spec.bot) {
                 return host.answer(lost, Ensured::AlreadyThere).await;
             }
-            let token = spec.gateway_token.expose_secret().to_owned();
-            locked(&host.by_token).insert(token.clone(), spec.bot.clone());
-            let machine = Machine {
-                ghost_key: spec.ghost_key.clone(),
-                token,
-                started: Instant::now(),
-                boot_id: uuid::Uuid::new_v4(),
-                applied: Applied { revision: spec.revision, hash: canonical_hash(&spec.config) },
-                hangs: false,
-                gone: Arc::default(),
-            };
-            locked(&host.machines).insert(spec.bot.clone(), machine);
+            let applied = Applied { revision: spec.revision, hash: canonical_hash(&spec.config) };
+            host.begin(&spec.bot, spec.gateway_token.expose_secret(), spec.ghost_key.clone(), applied);
             host.answer(lost, Ensured::Started).await
         })
     }

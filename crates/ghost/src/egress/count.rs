@@ -8,7 +8,7 @@ use molt_model::egress::Reason;
 use super::Denied;
 
 /// How many ends a request can come to.
-const ENDS: usize = 6 + Reason::ALL.len();
+const ENDS: usize = 7 + Reason::ALL.len();
 
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -36,6 +36,7 @@ const OTHERS: [(&str, &str); ENDS - Reason::ALL.len()] = [
     ("failed", "busy"),
     ("failed", "unreachable"),
     ("failed", "too_slow"),
+    ("failed", "no_key"),
 ];
 
 impl Counts {
@@ -50,6 +51,7 @@ impl Counts {
             Denied::Busy => 3,
             Denied::Unreachable(_) => 4,
             Denied::TooSlow(_) => 5,
+            Denied::NoKey => 6,
             Denied::Refused(reason, _) => return self.refused(*reason),
         };
         self.ends[place].fetch_add(1, Ordering::Relaxed);

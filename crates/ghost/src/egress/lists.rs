@@ -14,11 +14,23 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
-/// Entries of one bot.
-pub(super) type List = Arc<[Entry]>;
+/// What is known of one bot's ways out.
+pub(super) type List = Arc<Ways>;
+
+pub(super) struct Ways {
+    /// Where it may go.
+    pub(super) entries: Vec<Entry>,
+    /// Of the key that its cell shows at the door. None: none is in force.
+    key_hash: Option<KeyHash>,
+}
+
+/// The form in which a key is compared.
+pub(super) type KeyHash = [u8; 32];
 
 /// Ways of one bot that are open at the same time. A page with its pictures needs a dozen.
 const OPEN_OF_BOT_MAX: usize = 64;
+/// Connections of one bot at the door, as many as at a gate.
+const DOORS_OF_BOT_MAX: usize = 128;
 /// Lists are read so many at a time; the rest of the connections are for others.
 const LOADS_AT_ONCE_MAX: usize = 2;
 /// For the database's answer.
@@ -47,6 +59,7 @@ pub(super) struct Known {
     times: Mutex<Times>,
     loading: tokio::sync::Mutex<()>,
     pub(super) places: Arc<Semaphore>,
+    pub(super) doors: Arc<Semaphore>,
 }
 
 #[derive(Clone, Copy)]
@@ -125,7 +138,8 @@ impl Lists {
         Ok(ways.map(|ways| {
             let own = ways.domains.into_iter().map(Entry::exactly);
             let of_skills = ways.skills.iter().filter_map(|skill| self.skills.get(skill)).flatten().cloned();
-            own.chain(of_skills).collect()
+            let key_hash = ways.key_hash.and_then(|hash| hash.try_into().ok());
+            Arc::new(Ways { entries: own.chain(of_skills).collect(), key_hash })
         }))
     }
 
@@ -167,6 +181,13 @@ impl Lists {
     }
 }
 
+impl Ways {
+    /// Whether somebody who came in by this key may be here; a gate needs none.
+    pub(super) fn admits(&self, key: Option<&KeyHash>) -> bool {
+        key.is_none_or(|key| self.key_hash.as_ref() == Some(key))
+    }
+}
+
 impl Known {
     fn new() -> Arc<Self> {
         let now = Instant::now();
@@ -176,6 +197,7 @@ impl Known {
             times: Mutex::new(Times { read: now, used: now }),
             loading: tokio::sync::Mutex::default(),
             places: Arc::new(Semaphore::new(OPEN_OF_BOT_MAX)),
+            doors: Arc::new(Semaphore::new(DOORS_OF_BOT_MAX)),
         })
     }
 

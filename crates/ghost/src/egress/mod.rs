@@ -5,6 +5,7 @@
 mod asked;
 mod count;
 mod dial;
+pub(crate) mod door;
 mod hello;
 mod lists;
 mod pace;
@@ -34,7 +35,7 @@ use crate::Inner;
 use asked::{Asked, Kind};
 pub(crate) use count::Counts;
 use dial::NoWay;
-use lists::Lists;
+use lists::{KeyHash, Lists};
 use passage::Passage;
 use refusals::Refusals;
 use resolve::Resolve;
@@ -45,6 +46,8 @@ pub(crate) use hello::fuzzing;
 
 /// Ways that are open in one process, of all bots: two file handles each.
 const OPEN_MAX: usize = 4_096;
+/// Connections at the door of one process, of all bots: twice the ways, as one that is kept for its next request holds none.
+const DOORS_MAX: usize = 2 * OPEN_MAX;
 /// How long a shutdown waits until open ways are closed and the last refusals are written down.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
@@ -67,8 +70,17 @@ struct Parts {
     refusals: Refusals,
     counts: Arc<Counts>,
     places: Arc<Semaphore>,
+    doors: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Whose request it is, and what it rests on.
+#[derive(Clone, Debug)]
+struct Guest {
+    bot: BotId,
+    /// None: it came through the bot's gate.
+    key: Option<KeyHash>,
 }
 
 /// Why there is no way out.
@@ -76,6 +88,8 @@ struct Parts {
 enum Denied {
     /// The request makes no sense; what would.
     Malformed(&'static str),
+    /// It comes with no key that counts, or not any more.
+    NoKey,
     /// It may not go there.
     Refused(Reason, Place),
     /// Whether it may isn't known just now.
@@ -105,6 +119,7 @@ impl Egress {
             refusals,
             counts: Arc::default(),
             places: Arc::new(Semaphore::new(OPEN_MAX)),
+            doors: Arc::new(Semaphore::new(DOORS_MAX)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -115,7 +130,11 @@ impl Egress {
     }
 
     pub(crate) async fn handle(&self, bot: &BotId, request: Request<Incoming>) -> Response<Body> {
-        match self.answer(bot, request).await {
+        self.serve(&Guest { bot: bot.clone(), key: None }, request).await
+    }
+
+    async fn serve(&self, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
+        match self.answer(guest, request).await {
             Ok(response) => response,
             Err(denied) => {
                 self.0.counts.denied(&denied);
@@ -124,9 +143,9 @@ impl Egress {
         }
     }
 
-    async fn answer(&self, bot: &BotId, request: Request<Incoming>) -> Result<Response<Body>, Denied> {
+    async fn answer(&self, guest: &Guest, request: Request<Incoming>) -> Result<Response<Body>, Denied> {
         let asked = Asked::read(&request).map_err(Denied::Malformed)?;
-        let passage = self.pass(bot, &asked).await?;
+        let passage = self.pass(guest, &asked).await?;
         let stream = tokio::select! {
             dialled = dial::dial(&self.0.rules, &*self.0.resolver, &asked.place, asked.port) => dialled,
             () = self.0.stop.cancelled() => Err(NoWay::Unreachable),
@@ -144,18 +163,21 @@ impl Egress {
     }
 
     /// Lets the bot through, if it may and there is room.
-    async fn pass(&self, bot: &BotId, asked: &Asked) -> Result<Passage, Denied> {
+    async fn pass(&self, guest: &Guest, asked: &Asked) -> Result<Passage, Denied> {
         let parts = &self.0;
         if parts.stop.is_cancelled() {
             return Err(Denied::Busy);
         }
-        let (known, list) = parts.lists.of(bot).await.map_err(|_unknown| Denied::Unknown)?;
-        if let Some(reason) = parts.rules.refusal(&list, &asked.place, asked.port) {
-            parts.note(bot, &asked.place, asked.port, reason);
+        let (known, list) = parts.lists.of(&guest.bot).await.map_err(|_unknown| Denied::Unknown)?;
+        if !list.admits(guest.key.as_ref()) {
+            return Err(Denied::NoKey);
+        }
+        if let Some(reason) = parts.rules.refusal(&list.entries, &asked.place, asked.port) {
+            parts.note(&guest.bot, &asked.place, asked.port, reason);
             return Err(Denied::Refused(reason, asked.place.clone()));
         }
         let places = (place_of(&known.places)?, place_of(&parts.places)?);
-        Ok(Passage::new(Arc::clone(parts), bot.clone(), asked, known.watch(), places))
+        Ok(Passage::new(Arc::clone(parts), guest.clone(), asked, known.watch(), places))
     }
 
     /// Ends what is open and writes the last refusals down, for a bounded time.
@@ -184,6 +206,7 @@ impl Denied {
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::NoKey => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
             Self::Refused(..) => StatusCode::FORBIDDEN,
             Self::Unknown | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable(_) => StatusCode::BAD_GATEWAY,
@@ -195,6 +218,7 @@ impl Denied {
     fn sentence(&self) -> String {
         match self {
             Self::Malformed(what) => (*what).to_owned(),
+            Self::NoKey => "This way is open to assistants only, each with keys of its own.".to_owned(),
             Self::Refused(Reason::NotListed, place) => {
                 format!("This assistant may not reach {place}. Its owner sees that in the app and can allow it there.")
             }
@@ -218,10 +242,17 @@ impl Denied {
     }
 
     fn response(&self) -> Response<Body> {
-        let mut response = Response::new(Body::from(self.sentence() + "\n"));
+        self.text().map(Body::from)
+    }
+
+    fn text(&self) -> Response<String> {
+        let mut response = Response::new(self.sentence() + "\n");
         *response.status_mut() = self.status();
-        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if *self == Self::NoKey {
+            headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"egress\""));
+        }
         response
     }
 }

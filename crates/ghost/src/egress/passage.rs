@@ -5,18 +5,17 @@ use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use molt_model::BotId;
 use molt_model::egress::{Place, Reason};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::asked::Asked;
 use super::count::Counts;
 use super::lists::List;
-use super::{Denied, Parts};
+use super::{Denied, Guest, Parts};
 
 pub(super) struct Passage {
     parts: Arc<Parts>,
-    bot: BotId,
+    guest: Guest,
     pub(super) place: Place,
     pub(super) port: u16,
     list: watch::Receiver<Option<List>>,
@@ -27,13 +26,13 @@ pub(super) struct Passage {
 impl Passage {
     pub(super) fn new(
         parts: Arc<Parts>,
-        bot: BotId,
+        guest: Guest,
         asked: &Asked,
         list: watch::Receiver<Option<List>>,
         places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     ) -> Self {
         parts.counts.open.fetch_add(1, Ordering::Relaxed);
-        Self { parts, bot, place: asked.place.clone(), port: asked.port, list, _places: places }
+        Self { parts, guest, place: asked.place.clone(), port: asked.port, list, _places: places }
     }
 
     pub(super) fn counts(&self) -> Arc<Counts> {
@@ -42,7 +41,7 @@ impl Passage {
 
     /// Writes a refusal down that came up on the way, not counted yet.
     pub(super) fn refuse(&self, reason: Reason) -> Denied {
-        self.parts.note(&self.bot, &self.place, self.port, reason);
+        self.parts.note(&self.guest.bot, &self.place, self.port, reason);
         Denied::Refused(reason, self.place.clone())
     }
 
@@ -52,12 +51,16 @@ impl Passage {
         let _ = self.refuse(reason);
     }
 
-    /// Comes when it may not stay open: the process stops, or the bot may not go there any more.
+    /// Comes when it may not stay open: the process stops, the bot may not go there any more, or the key is revoked by which
+    /// it came in.
     pub(super) async fn ended(&self) {
         let mut list = self.list.clone();
         let no_more = async {
             loop {
-                let allows = |list: &List| self.parts.rules.refusal(list, &self.place, self.port).is_none();
+                let allows = |list: &List| {
+                    let refusal = self.parts.rules.refusal(&list.entries, &self.place, self.port);
+                    refusal.is_none() && list.admits(self.guest.key.as_ref())
+                };
                 if !list.borrow_and_update().as_ref().is_some_and(allows) {
                     return;
                 }

@@ -3,7 +3,7 @@
 //! Never: a gate in a folder that isn't the platform's own, or more connections of one bot than its share.
 
 mod place;
-mod serve;
+pub(crate) mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use molt_model::BotId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -56,9 +57,23 @@ async fn connection(
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) {
-    let service = service_fn(move |request: Request<Incoming>| {
+    let answer = move |request| {
         let (ghost, bot) = (ghost.clone(), bot.clone());
-        async move { Ok::<_, Infallible>(answer(&ghost, &bot, request).await) }
+        async move { answer(&ghost, &bot, request).await }
+    };
+    converse(stream, &stop, answer).await;
+}
+
+/// Serves one connection of a bot until it ends, or for a moment more when `stop` says so.
+pub(crate) async fn converse<S, A, F>(stream: S, stop: &CancellationToken, answer: A)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

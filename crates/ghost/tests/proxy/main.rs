@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it can't go on")]
 
+mod door;
 mod gate;
 mod kill;
 mod observed;

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use molt_ghost::{Config, Ghost, Limits, ProviderConfig, ProviderKind, Rates};
 use molt_model::clock::MovedClock;
 use molt_model::{BotId, Catalog, ModelFacts, Nanos, Price, PriceVersion, RunId, SystemClock, UserId};
+use molt_store::ghost::BotKeys;
 use molt_store::testing::{TestDatabase, database};
 use molt_store::usage::UsageSummary;
 use secrecy::ExposeSecret;
@@ -34,7 +35,7 @@ pub(crate) struct Rig {
     pub(crate) clock: MovedClock,
     pub(crate) user: UserId,
     pub(crate) bot: BotId,
-    base: String,
+    pub(crate) base: String,
 }
 
 pub(crate) struct Call {
@@ -256,10 +257,19 @@ impl Rig {
     }
 
     pub(crate) async fn rotate(&self) -> String {
+        self.new_keys().await.ghost.expose_secret().to_owned()
+    }
+
+    /// As at each start of the bot's cell.
+    pub(crate) async fn new_keys(&self) -> BotKeys {
+        self.new_keys_of(&self.bot).await
+    }
+
+    pub(crate) async fn new_keys_of(&self, bot: &BotId) -> BotKeys {
         let mut tx = self.database.store.system().await.unwrap();
-        let key = tx.rotate_bot_key(&self.bot, chrono::Utc::now()).await.unwrap().unwrap();
+        let keys = tx.rotate_bot_key(bot, chrono::Utc::now()).await.unwrap().unwrap();
         tx.commit().await.unwrap();
-        key.expose_secret().to_owned()
+        keys
     }
 
     pub(crate) async fn summary(&self) -> UsageSummary {

@@ -98,6 +98,13 @@ async fn a_stolen_key_opens_only_model_calls_of_its_bot_within_its_cap() {
     let bearer = format!("Bearer {}", loot.key());
     let chat = stack.try_chat(&format!("/api/chat/{}", loot.bot), &[("authorization", &bearer)]).await;
     assert_eq!(chat.err().map(|(status, _)| status.as_u16()), Some(401), "the chat");
+    // No way out either: the door asks for another key as well, and this cell has none.
+    assert!(!loot.environment.keys().any(|name| name.contains("EGRESS")), "{:?}", loot.environment.keys());
+    for second in ["", loot.key()] {
+        let knock = Ask::new("get", "/v1/egress").bearer(loot.key()).header("x-molt-egress-key", second);
+        let knock = knock.header("connection", "upgrade").header("upgrade", "molt-egress");
+        assert_eq!(stack.http.send(knock).await.status, 407);
+    }
     assert_eq!(stack.database.everything().await, before, "nothing has changed");
 
     let whole = loot.call(loot.key()).await;

@@ -172,10 +172,10 @@ impl Inner {
         self.state().apps.get_mut(app).unwrap().deleting = true;
         let (inner, app) = (self.clone(), app.to_owned());
         tokio::spawn(async move {
-            tokio::time::sleep(inner.lag).await;
+            tokio::time::sleep(inner.rules.lag).await;
             inner.destroy(&app);
             let gone = inner.state().apps.remove(&app);
-            if let (Some(program), Some(gone)) = (&inner.program, gone) {
+            if let (Some(program), Some(gone)) = (&inner.rules.program, gone) {
                 for volume in gone.volumes {
                     std::fs::remove_dir_all(program.volumes.join(volume.id)).ok();
                 }
@@ -368,14 +368,15 @@ impl Inner {
     }
 
     fn lease(&self, asked: &Asked, app: &str, id: &str) -> Answer {
-        let mut state = self.state();
+        let (mut state, lease_max) = (self.state(), self.rules.lease_max);
         let nonce = format!("{:012x}", state.next());
         let machine = state.machine(app, id).unwrap();
         if machine.is_leased(asked.nonce.as_deref()) {
             return refuse(409, "machine lease currently held by somebody");
         }
         let seconds = asked.query("ttl").map_or(60, |text| text.parse().unwrap());
-        machine.lease = Some((nonce.clone(), Instant::now() + Duration::from_secs(seconds)));
+        let held = Duration::from_secs(seconds).min(lease_max);
+        machine.lease = Some((nonce.clone(), Instant::now() + held));
         (
             StatusCode::CREATED,
             json!({ "status": "success", "data": { "nonce": nonce, "expires_at": 2_000_000_000, "owner": "us" } }),

@@ -1,11 +1,13 @@
 //! Machines move from state to state in their own time, and may hold a real program.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::Inner;
+use super::state::Machine;
 
 impl Inner {
     /// Moves the machine on after a while, unless something else happened to it meanwhile.
@@ -13,7 +15,7 @@ impl Inner {
         let (inner, app, id) = (self.clone(), app.to_owned(), id.to_owned());
         let version = inner.state().machine(&app, &id).map(|machine| machine.version.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(inner.lag).await;
+            tokio::time::sleep(inner.rules.lag).await;
             {
                 let mut state = inner.state();
                 let Some(machine) = state.machine(&app, &id) else { return };
@@ -42,7 +44,14 @@ impl Inner {
             machine.starts += 1;
             (secrets, machine.config.clone(), address)
         };
-        let (Some(program), Some(address)) = (&self.program, address) else { return };
+        if let (Some(guests), Some(address)) = (&self.rules.guests, &address) {
+            let settings = config["env"].as_object().unwrap().iter();
+            let mut environment: BTreeMap<String, String> =
+                settings.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect();
+            environment.extend(secrets.clone());
+            guests.start(address, &environment);
+        }
+        let (Some(program), Some(address)) = (&self.rules.program, address) else { return };
         let folder = program.volumes.join(config["mounts"][0]["volume"].as_str().unwrap());
         std::fs::create_dir_all(&folder).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(folder.with_extension("log")).unwrap();
@@ -97,11 +106,16 @@ impl Inner {
     /// Asks the program to end, and the state follows.
     pub(super) fn halt(self: &Arc<Self>, app: &str, id: &str) {
         let process = self.state().machine(app, id).and_then(|machine| machine.process);
-        let Some(pid) = process else { return self.later(app, id, "stopping", "stopped") };
+        let Some(pid) = process else {
+            if let Some(machine) = self.state().machine(app, id) {
+                self.see_off(machine);
+            }
+            return self.later(app, id, "stopping", "stopped");
+        };
         signal(pid, Signal::TERM);
         let (inner, app, id) = (self.clone(), app.to_owned(), id.to_owned());
         tokio::spawn(async move {
-            tokio::time::sleep(inner.grace).await;
+            tokio::time::sleep(inner.rules.grace).await;
             let process = inner.state().machine(&app, &id).and_then(|machine| machine.process);
             if process == Some(pid) {
                 kill_all(pid);
@@ -114,6 +128,9 @@ impl Inner {
         let mut state = self.state();
         let Some(app) = state.apps.get_mut(app) else { return };
         for machine in &mut app.machines {
+            if machine.state != "destroyed" {
+                self.see_off(machine);
+            }
             "destroyed".clone_into(&mut machine.state);
             if let Some(pid) = machine.process.take() {
                 kill_all(pid);
@@ -124,6 +141,12 @@ impl Inner {
         }
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    fn see_off(&self, machine: &Machine) {
+        if let (Some(guests), Some(bot)) = (&self.rules.guests, machine.config["env"]["MOLT_BOT_ID"].as_str()) {
+            guests.end(bot);
+        }
     }
 
     pub(crate) fn end_all(&self) {

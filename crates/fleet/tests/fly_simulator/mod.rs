@@ -7,6 +7,7 @@ mod life;
 mod routes;
 mod state;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use molt_fleet::BoxFuture;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -38,6 +40,50 @@ pub(crate) struct Program {
     pub(crate) volumes: PathBuf,
 }
 
+/// What a test puts into machines in the place of programs, and where it steps in.
+pub(crate) trait Guests: Send + Sync {
+    /// A machine has started and answers at this address, with this environment.
+    fn start(&self, address: &str, environment: &BTreeMap<String, String>);
+
+    /// It is down, or gone, or about to be.
+    fn end(&self, bot: &str);
+
+    /// Every call passes this before it does anything and once more before it is answered.
+    fn point(&self) -> BoxFuture<'_, ()>;
+
+    /// What the call that just passed its first point has to suffer.
+    fn suffers(&self) -> Option<Fault>;
+}
+
+/// How this Fly behaves.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    /// `None`: machines are empty, only their states move.
+    pub(crate) program: Option<Program>,
+    pub(crate) guests: Option<Arc<dyn Guests>>,
+    /// How long a machine takes from one state to the next.
+    pub(crate) lag: Duration,
+    /// What a call takes, by method and path.
+    pub(crate) latency: fn(&Method, &str) -> Duration,
+    /// How long a program has to end before it is killed. Fly waits for what `stop_config` says; here time is short.
+    pub(crate) grace: Duration,
+    /// The same for leases that nobody gives back.
+    pub(crate) lease_max: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            program: None,
+            guests: None,
+            lag: Duration::from_millis(30),
+            latency: |_, _| Duration::ZERO,
+            grace: Duration::from_secs(3),
+            lease_max: Duration::MAX,
+        }
+    }
+}
+
 pub(crate) struct Simulator {
     pub(crate) inner: Arc<Inner>,
     pub(crate) address: SocketAddr,
@@ -47,27 +93,16 @@ pub(crate) struct Simulator {
 pub(crate) struct Inner {
     state: Mutex<State>,
     changed: Notify,
-    /// `None`: machines are empty, only their states move.
-    program: Option<Program>,
-    /// How long a machine takes from one state to the next.
-    lag: Duration,
-    /// How long a program has to end before it is killed. Fly waits for what `stop_config` says; here time is short.
-    grace: Duration,
+    rules: Rules,
 }
 
 impl Simulator {
     pub(crate) async fn new() -> Self {
-        Self::with(None, Duration::from_millis(30)).await
+        Self::with(Rules::default()).await
     }
 
-    pub(crate) async fn with(program: Option<Program>, lag: Duration) -> Self {
-        let inner = Arc::new(Inner {
-            state: Mutex::new(State::new()),
-            changed: Notify::new(),
-            program,
-            lag,
-            grace: Duration::from_secs(3),
-        });
+    pub(crate) async fn with(rules: Rules) -> Self {
+        let inner = Arc::new(Inner { state: Mutex::new(State::new()), changed: Notify::new(), rules });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = inner.clone();
@@ -182,7 +217,11 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
     if !authorized {
         return Ok(written(refuse(401, "unauthorized"), None));
     }
-    let fault = inner.state().next_fault(&asked);
+    if let Some(guests) = &inner.rules.guests {
+        guests.point().await;
+    }
+    let suffers = inner.rules.guests.as_ref().and_then(|guests| guests.suffers());
+    let fault = suffers.or_else(|| inner.state().next_fault(&asked));
     match fault {
         Some(Fault::LoseRequest) => return Err(Lost),
         Some(Fault::Slow(pause)) => tokio::time::sleep(pause).await,
@@ -194,8 +233,12 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
     if let Some(seconds) = inner.state().over_limit(&asked) {
         return Ok(written(refuse(429, "rate limit exceeded"), Some(seconds)));
     }
+    tokio::time::sleep((inner.rules.latency)(&asked.method, &asked.path)).await;
     let answer = inner.route(&asked).await;
     inner.state().note(&asked);
+    if let Some(guests) = &inner.rules.guests {
+        guests.point().await;
+    }
     if fault == Some(Fault::LoseAnswer) {
         return Err(Lost);
     }
