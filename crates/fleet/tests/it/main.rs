@@ -16,6 +16,7 @@ mod sealed;
 #[path = "../simulated/mod.rs"]
 mod simulated;
 mod stage;
+mod suspended;
 mod sweep;
 mod undo;
 mod world;

@@ -1,5 +1,5 @@
-//! The platform is killed after every single call to the host or a cell and after every commit, of provisioning, of an update
-//! and of a removal; the next one takes over. In the end: one cell per bot, never two, never none, no orphan, no lost volume.
+//! The platform is killed after every single call to the host or a cell and after every commit, of provisioning, of an
+//! update, of a suspension and of a removal; the next one takes over. In the end: one cell per bot, never two, never none, no orphan, no lost volume.
 //! Never: fewer than all of the points under MOLT_PROVE; every test run tries a sample.
 
 use std::sync::Arc;
@@ -98,12 +98,16 @@ impl Theatre {
 
     /// What must hold whenever all is quiet; a sentence about what doesn't.
     async fn faults(&self, bot: &BotId, volume: Option<Volume>) -> Option<String> {
-        let rows = "select string_agg(id, ' ' order by id) from molt.bots where intent = 'running'";
-        let rows = self.stage.database.text(rows).await.unwrap_or_default();
+        let rows = async |intents: &str| {
+            let sql = format!("select string_agg(id, ' ' order by id) from molt.bots where intent in ({intents})");
+            self.stage.database.text(&sql).await.unwrap_or_default()
+        };
+        let (run, kept) = (rows("'running'").await, rows("'running', 'stopped'").await);
         let (machines, volumes) = self.host.holds();
         let ids = |bots: &[BotId]| bots.iter().map(BotId::as_str).collect::<Vec<_>>().join(" ");
-        if ids(&machines) != rows || ids(&volumes) != rows {
-            return Some(format!("rows: {rows}; machines: {}; volumes: {}", ids(&machines), ids(&volumes)));
+        if ids(&machines) != run || ids(&volumes) != kept {
+            let (machines, volumes) = (ids(&machines), ids(&volumes));
+            return Some(format!("rows: {run}; machines: {machines}; volumes: {volumes} of {kept}"));
         }
         if volume.is_some() && self.host.volume(bot) != volume {
             return Some("the volume is another one".to_owned());
@@ -137,6 +141,8 @@ struct Story {
     change: &'static str,
     done: &'static str,
     removes: bool,
+    /// What a bot that runs, or did so after the point before, has to be asked first.
+    first: Option<(&'static str, Observed)>,
 }
 
 const PROVISION: Story = Story {
@@ -144,24 +150,45 @@ const PROVISION: Story = Story {
     change: "intent = 'running'",
     done: "select observed = 'running' from molt.bots where id = '$'",
     removes: false,
+    first: None,
 };
 const SETTINGS: Story = Story {
     name: "new settings",
     change: "revision = revision + 1",
     done: "select applied_revision = revision and observed = 'running' from molt.bots where id = '$'",
     removes: false,
+    first: None,
 };
 const RESTART: Story = Story {
     name: "a restart",
     change: "generation = generation + 1, attempts = 0",
     done: "select observed = 'running' and observed_generation = generation from molt.bots where id = '$'",
     removes: false,
+    first: None,
 };
 const REMOVAL: Story = Story {
     name: "a removal",
     change: "intent = 'deleted'",
     done: "select not exists (select from molt.bots where id = '$')",
     removes: true,
+    first: None,
+};
+
+const SUSPEND: &str = "intent = 'stopped', intent_reason = 'Because.', intent_before = 'running'";
+const RESUME: &str = "intent = 'running', intent_reason = null, intent_before = null, attempts = 0";
+const SUSPENSION: Story = Story {
+    name: "a suspension",
+    change: SUSPEND,
+    done: "select observed = 'suspended' and reason = 'Because.' from molt.bots where id = '$'",
+    removes: false,
+    first: Some((RESUME, Observed::Running)),
+};
+const RESUMPTION: Story = Story {
+    name: "the end of a suspension",
+    change: RESUME,
+    done: "select observed = 'running' and reason is null from molt.bots where id = '$'",
+    removes: false,
+    first: Some((SUSPEND, Observed::Suspended)),
 };
 
 /// Tells the story once for each point, with a new bot where it makes or removes one.
@@ -178,6 +205,10 @@ async fn walk(story: &Story, blow: Blow, every: u32) {
             None if begins => theatre.stage.bot(Intent::AwaitingPlan).await,
             None => theatre.running_bot().await,
         };
+        if let Some((change, observed)) = story.first {
+            theatre.stage.ask(&bot, change).await;
+            theatre.stage.until(&theatre.fleet(theatre.stage.database.store.clone()), &bot, observed).await;
+        }
         let volume = theatre.host.volume(&bot);
         theatre.stage.ask(&bot, story.change).await;
         let reached = theatre.struck_at(point, blow, &story.done.replace('$', bot.as_str())).await;
@@ -222,9 +253,15 @@ async fn a_removal_survives_a_kill_at_every_point() {
 }
 
 #[tokio::test]
+async fn a_suspension_and_its_end_survive_a_kill_at_every_point() {
+    walk(&SUSPENSION, Blow::Kill, EVERY).await;
+    walk(&RESUMPTION, Blow::Kill, EVERY).await;
+}
+
+#[tokio::test]
 async fn any_call_may_be_refused_or_lose_its_answer() {
     for blow in [Blow::Refuse, Blow::LoseAnswer] {
-        for story in [&PROVISION, &RESTART, &REMOVAL] {
+        for story in [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL] {
             walk(story, blow, EVERY_CALL).await;
         }
     }
