@@ -59,6 +59,7 @@ const planOf = (in_force) => ({
   status: in_force ? 'active' : 'ended',
   period_start: later(-20 * 86_400_000),
   period_end: later((in_force ? 11 : -2) * 86_400_000),
+  ends_at: in_force ? null : later(-2 * 86_400_000),
 });
 
 function newBot({ bot_name, vertical, timezone }) {
@@ -77,6 +78,7 @@ function newBot({ bot_name, vertical, timezone }) {
     status: 'provisioning',
     phase: 'awaiting_plan',
     reason: null,
+    suspended: null,
     steps: [],
     settings,
     revision: 1,
@@ -158,7 +160,26 @@ const knobs = {
   status: (value) => (
     Object.assign(world.bots[0], {
       status: value,
-      reason: value === 'stopped' ? 'The plan ended on 20 November. Start it again to go on.' : null,
+      phase: value,
+      reason: null,
+      suspended: null,
+    }),
+    event('bot.changed', world.bots[0])
+  ),
+  suspended: (cause) => (
+    Object.assign(world.bots[0], {
+      status: 'stopped',
+      phase: 'suspended',
+      reason: cause === 'operator' ? 'Somebody complained.' : 'The plan has ended.',
+      suspended: {
+        cause,
+        reason: cause === 'operator' ? 'Somebody complained.' : 'The plan has ended.',
+        since: later(-2 * 86_400_000),
+        mend:
+          cause === 'operator'
+            ? 'Whoever runs this installation can lift this; ask them.'
+            : 'Renew the plan, and it goes on by itself.',
+      },
     }),
     event('bot.changed', world.bots[0])
   ),
@@ -308,6 +329,11 @@ function api(req, res, path, body) {
   if (route === 'GET /api/me') return json(res, 200, { ...world.user, plan: world.plan });
   if (route === 'PATCH /api/me') return json(res, 200, Object.assign(world.user, body));
   if (path.startsWith('/api/me')) return json(res, 200, world.user);
+  if (route === 'POST /api/billing/cancel') {
+    world.plan.ends_at = world.plan.period_end;
+    event('plan.changed');
+    return json(res, 202, { ends_at: world.plan.ends_at });
+  }
   if (route === 'POST /api/billing/checkout') return json(res, 200, { url: '/checkout/abc123' });
   if (route === 'GET /api/billing/usage') return json(res, 200, usage());
   if (route === 'PUT /api/billing/cap') return ((world.cap = body.cap_usd), json(res, 200, {}));

@@ -93,6 +93,7 @@ export const api = {
 
   checkout: (bot_id: string | null) => call('post', '/api/billing/checkout', { body: { bot_id } }),
   portal: () => call('get', '/api/billing/portal', {}),
+  cancelPlan: () => call('post', '/api/billing/cancel', {}),
   usage: () => call('get', '/api/billing/usage', {}),
   setCap: (cap_usd: string | null) => call('put', '/api/billing/cap', { body: { cap_usd } }),
 };

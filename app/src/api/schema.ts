@@ -21,6 +21,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/admin/bots/{id}/resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Lifts what an operator decided, and a pause because of unusual use: the assistant is again as its owner wants it. Where the
+         *     plan has ended, the answer says so.
+         */
+        post: operations["resumeAnybodysBot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/bots/{id}/suspend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Suspends anybody's assistant until an operator resumes it: it is stopped, keeps everything, and its owner reads why. They
+         *     can still delete it. Once more with another reason, it keeps its date.
+         */
+        post: operations["suspendBot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/admin/fleet": {
         parameters: {
             query?: never;
@@ -202,6 +242,26 @@ export interface paths {
         put?: never;
         /** Where an outside identity says who came, changed or left. Built-in identity has no use for it. */
         post: operations["receiveIdentityWebhook"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancels the plan of built-in payments: it stays in force until its period ends, then the person's assistants are suspended
+         *     and keep everything. Twice is once. Accepting a checkout takes it back, or renews what has ended.
+         */
+        post: operations["cancelPlan"];
         delete?: never;
         options?: never;
         head?: never;
@@ -522,7 +582,7 @@ export interface paths {
         put?: never;
         /**
          * Starts an assistant that its owner stopped; and says that all is well with an assistant's use: a pause or a slower pace
-         *     ends within a second, and what was noticed before counts no more. Twice is once.
+         *     ends within a second, and what was noticed before counts no more. Twice is once. A suspension is not theirs to lift.
          */
         post: operations["resumeBot"];
         delete?: never;
@@ -895,8 +955,16 @@ export interface components {
             status: components["schemas"]["Status"];
             /** @description What was done for it, oldest first. */
             steps: components["schemas"]["StepView"][];
+            suspended?: components["schemas"]["SuspendedView"] | null;
             unusual?: components["schemas"]["UnusualView"] | null;
             vertical: components["schemas"]["Vertical"];
+        };
+        Cancelled: {
+            /**
+             * Format: date-time
+             * @description Until then everything goes on.
+             */
+            ends_at?: string | null;
         };
         CapBody: {
             /** @description US dollars as a decimal string, such as `"12.50"`; null takes this cap away, and the next wider one holds. */
@@ -906,6 +974,11 @@ export interface components {
             cap_max_usd: string;
             cap_usd: string;
         };
+        /**
+         * @description Who wants it so. Of several, the first one is told.
+         * @enum {string}
+         */
+        Cause: "operator" | "plan_ended";
         /**
          * @description Each step includes the ones before it.
          * @enum {string}
@@ -951,7 +1024,7 @@ export interface components {
          * @description The stable codes of this API. A client may switch on them; their words never change.
          * @enum {string}
          */
-        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "idempotency_key_reused" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "domain_limit_reached" | "route_not_found" | "bot_not_found" | "key_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "domain_not_found" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_open" | "too_many_tries" | "unexpected" | "unavailable";
+        Code: "invalid_json" | "invalid_query" | "invalid_header" | "invalid_body" | "idempotency_key_reused" | "unauthenticated" | "wrong_credentials" | "session_ended" | "link_invalid" | "ticket_invalid" | "not_an_operator" | "signup_closed" | "invite_invalid" | "origin_not_allowed" | "bot_limit_reached" | "domain_limit_reached" | "route_not_found" | "bot_not_found" | "key_not_found" | "conversation_not_found" | "checkout_not_found" | "unknown_skill" | "domain_not_found" | "user_not_found" | "not_configured" | "method_not_allowed" | "request_timeout" | "email_taken" | "checkout_expired" | "bot_suspended" | "not_in_this_state" | "revision_stale" | "body_too_large" | "unsupported_media_type" | "revision_required" | "too_many_open" | "too_many_tries" | "unexpected" | "unavailable";
         Conversation: {
             archived: boolean;
             /** Format: date-time */
@@ -1005,6 +1078,8 @@ export interface components {
             states: components["schemas"]["StateCount"][];
             /** @description The one that is stuck for longest first; up to a hundred of each kind. */
             stuck: components["schemas"]["StuckView"][];
+            /** @description What operators suspended, newest first; up to a hundred. */
+            suspended: components["schemas"]["SuspendedBotView"][];
         };
         InstallBody: {
             config?: Record<string, never> | null;
@@ -1180,6 +1255,7 @@ export interface components {
                 status: components["schemas"]["Status"];
                 /** @description What was done for it, oldest first. */
                 steps: components["schemas"]["StepView"][];
+                suspended?: components["schemas"]["SuspendedView"] | null;
                 unusual?: components["schemas"]["UnusualView"] | null;
                 vertical: components["schemas"]["Vertical"];
             }[];
@@ -1271,6 +1347,11 @@ export interface components {
         /** @enum {string} */
         Personality: "friendly" | "professional" | "concise" | "playful";
         Plan: {
+            /**
+             * Format: date-time
+             * @description Set: it was cancelled and ends then, or has ended then. Otherwise it goes on after the period.
+             */
+            ends_at?: string | null;
             /** @description Whether assistants run and answer. */
             in_force: boolean;
             /** Format: date-time */
@@ -1370,6 +1451,11 @@ export interface components {
          * @enum {string}
          */
         Source: "operator" | "skill" | "you";
+        /** @description What keeps an assistant from running now. */
+        Standing: {
+            bot_id: string;
+            suspended?: components["schemas"]["SuspendedView"] | null;
+        };
         StateCount: {
             /** Format: int64 */
             count: number;
@@ -1406,6 +1492,28 @@ export interface components {
             user_id: string;
             /** @description `overdue`, `loops`, `leased` or `unattended`. */
             why: string;
+        };
+        SuspendBody: {
+            /** @description For the assistant's owner: 1 to 300 characters, on one line. */
+            reason: string;
+        };
+        /** @description An assistant that an operator suspended. */
+        SuspendedBotView: {
+            bot_id: string;
+            reason: string;
+            /** Format: date-time */
+            since: string;
+            user_id: string;
+        };
+        /** @description Why somebody else than its owner keeps an assistant from running. Its memory, its files and its chats stay. */
+        SuspendedView: {
+            cause: components["schemas"]["Cause"];
+            /** @description What lifts it, in a sentence for its owner. */
+            mend: string;
+            /** @description In a sentence. */
+            reason: string;
+            /** Format: date-time */
+            since: string;
         };
         /** @description Good for one socket of this person and this bot. */
         Ticket: {
@@ -1489,6 +1597,70 @@ export interface operations {
                 };
                 content: {
                     "application/json": Record<string, never>;
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    resumeAnybodysBot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Standing"];
+                };
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    suspendBot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SuspendBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Standing"];
                 };
             };
             /** @description A Problem (RFC 9457); `code` says which */
@@ -1824,6 +1996,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description A Problem (RFC 9457); `code` says which */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancelPlan: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Cancelled"];
+                };
             };
             /** @description A Problem (RFC 9457); `code` says which */
             default: {

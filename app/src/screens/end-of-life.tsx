@@ -24,10 +24,13 @@ export function EndOfLife({ bot }: { bot: Bot }) {
   return (
     <Card title="Restart and delete">
       <Text tone="muted">
-        A restart takes a few seconds and forgets nothing. Deleting takes its memory, files and conversations with it.
+        {bot.suspended ? `${bot.bot_name} is suspended, so it can't be restarted. ` : 'A restart takes a few seconds and forgets nothing. '}
+        Deleting takes its memory, files and conversations with it.
       </Text>
       <View className="flex-row flex-wrap gap-3">
-        <Button kind="quiet" icon="retry" label="Restart" onPress={again} busy={restart.isPending} testID="bot-restart" />
+        {bot.suspended ? null : (
+          <Button kind="quiet" icon="retry" label="Restart" onPress={again} busy={restart.isPending} testID="bot-restart" />
+        )}
         <Button kind="danger" icon="trash" label="Delete" onPress={() => setAsking(true)} testID="bot-delete" />
       </View>
       <DeleteBot bot={bot} open={asking} onClose={() => setAsking(false)} />

@@ -1,4 +1,4 @@
-// The plan in force, or none: until when, what it costs, and the way to begin or renew it.
+// The plan in force, or none: until when, what it costs, and the way to begin, end or renew it.
 
 import { useState } from 'react';
 import { View } from 'react-native';
@@ -13,6 +13,7 @@ import { Button } from '@/ui/button';
 import { Card, Row } from '@/ui/card';
 import { Skeleton } from '@/ui/spinner';
 import { Text } from '@/ui/text';
+import { CancelPlan, KeepPlan } from './cancel-plan';
 import { Fault } from './fault';
 import { Page } from './page';
 import { PlanCard, useCheckout } from './plan';
@@ -33,18 +34,28 @@ export function YourPlan() {
 
 function InForce({ me, config }: { me: User; config: ClientConfig }) {
   const end = me.plan?.period_end;
+  const ends = me.plan?.ends_at;
   return (
     <>
-      <Banner kind="good" testID="your-plan-in-force">
-        Your plan is in force. Your assistants run and answer.
-      </Banner>
+      {ends ? (
+        <Banner kind="warn" testID="your-plan-ends">
+          {`Your plan is cancelled and ends on ${fullDate(ends)}. Until then everything goes on; then your assistants are suspended and keep everything.`}
+        </Banner>
+      ) : (
+        <Banner kind="good" testID="your-plan-in-force">
+          Your plan is in force. Your assistants run and answer.
+        </Banner>
+      )}
       <Card title="This month">
         {me.plan?.period_start ? <Row name="Since" value={fullDate(me.plan.period_start)} /> : null}
         {end ? <Row name="Until" value={fullDate(end)} testID="your-plan-until" /> : null}
         {config.payments === 'local' ? (
-          <Text size="sm" tone="muted">
-            It goes on by itself each month. This installation charges nobody.
-          </Text>
+          <>
+            <Text size="sm" tone="muted">
+              {ends ? 'This installation charges nobody.' : 'It goes on by itself each month. This installation charges nobody.'}
+            </Text>
+            {ends ? <KeepPlan /> : <CancelPlan ends={end} />}
+          </>
         ) : (
           <Portal />
         )}
@@ -78,12 +89,12 @@ function NotInForce({ me }: { me: User }) {
   const bots = useBots();
   const waiting = bots.data?.items.find((bot) => bot.phase === 'awaiting_plan') ?? bots.data?.items[0];
   const { start, busy, fault } = useCheckout(waiting?.id ?? null);
-  const ended = me.plan?.period_end;
+  const ended = me.plan?.ends_at;
   return (
     <>
       <Banner kind="warn" testID="your-plan-none">
         {ended
-          ? `Your plan ended on ${fullDate(ended)}. Your assistants keep everything and wait until it is renewed.`
+          ? `Your plan ended on ${fullDate(ended)}. Your assistants are suspended and keep everything; they come back when it is renewed.`
           : 'No plan is in force yet. Your assistants start as soon as one is.'}
       </Banner>
       <PlanCard />

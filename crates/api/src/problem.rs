@@ -86,6 +86,8 @@ codes! {
     RequestTimeout = SERVICE_UNAVAILABLE, "request_timeout", "The request took too long";
     EmailTaken = CONFLICT, "email_taken", "The e-mail address is in use";
     CheckoutExpired = CONFLICT, "checkout_expired", "The checkout is too old";
+    /// Only what keeps it from running can be mended; the assistant's `suspended` says how.
+    BotSuspended = CONFLICT, "bot_suspended", "The assistant is suspended";
     NotInThisState = CONFLICT, "not_in_this_state", "Not possible now";
     /// `If-Match` names another revision than the newest.
     RevisionStale = PRECONDITION_FAILED, "revision_stale", "Somebody changed this meanwhile";

@@ -8,7 +8,7 @@ use molt_model::{Clock, Time};
 use molt_store::billing::InboxRow;
 use molt_store::{Store, StoreError, SystemTx};
 
-use crate::CHECKOUT_ACCEPTED;
+use crate::{CHECKOUT_ACCEPTED, PLAN_CANCELLED};
 
 /// Events of one run; the next run comes at once when there are more.
 const BATCH_MAX: u32 = 50;
@@ -30,6 +30,8 @@ enum Faulty {
     UnknownKind,
     #[error("the event's id isn't a checkout's")]
     NotACheckout,
+    #[error("the event doesn't say whose plan it is about")]
+    NobodysPlan,
     #[error("the database did not do its part")]
     Store(#[from] StoreError),
 }
@@ -89,19 +91,29 @@ impl Inbox {
 async fn process(tx: &mut SystemTx, row: &InboxRow, now: Time) -> Result<(), Faulty> {
     match (row.provider.as_str(), row.kind.as_str()) {
         ("local", CHECKOUT_ACCEPTED) => accept_checkout(tx, row, now).await,
+        ("local", PLAN_CANCELLED) => cancel_plan(tx, row, now).await,
         _ => Err(Faulty::UnknownKind),
     }
 }
 
-/// The plan is in force, and every bot that waited for it is wanted running.
+/// The plan is in force, and every bot that waited for it, or was suspended at its end, is wanted as before.
 async fn accept_checkout(tx: &mut SystemTx, row: &InboxRow, now: Time) -> Result<(), Faulty> {
     let checkout = row.event_id.parse().map_err(|_| Faulty::NotACheckout)?;
     let Some(user) = tx.complete_checkout(checkout).await? else {
         tracing::info!("a checkout was accepted by somebody who is gone; nothing to do");
         return Ok(());
     };
-    tx.activate_plan(user, "local", now).await?;
-    let bots = tx.start_waiting_bots(user, now).await?;
+    let bots = tx.activate_plan(user, "local", now).await?;
     tracing::info!(user.id = %user, bots.count = bots.len(), "a plan is in force");
+    Ok(())
+}
+
+/// The plan stays in force until its period is over; `renew` ends it then.
+async fn cancel_plan(tx: &mut SystemTx, row: &InboxRow, now: Time) -> Result<(), Faulty> {
+    let user = row.body["user_id"].as_str().and_then(|id| id.parse().ok()).ok_or(Faulty::NobodysPlan)?;
+    match tx.cancel_plan(user, now).await? {
+        Some(ends_at) => tracing::info!(user.id = %user, plan.ends_at = %ends_at, "a plan was cancelled"),
+        None => tracing::info!(user.id = %user, "a plan was cancelled that isn't in force; nothing to do"),
+    }
     Ok(())
 }

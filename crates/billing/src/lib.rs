@@ -13,7 +13,7 @@ use molt_model::{CheckoutId, UserId};
 
 pub use config::Config;
 pub use inbox::Inbox;
-pub use local::{CHECKOUT_ACCEPTED, LocalPayments};
+pub use local::{CHECKOUT_ACCEPTED, LocalPayments, PLAN_CANCELLED};
 pub use renew::Renew;
 
 /// The future that a trait object's method gives.

@@ -7,6 +7,8 @@ use crate::{Answer, Payments};
 
 /// The kind of inbox event that an accepted checkout of ours makes. Its id is the checkout's.
 pub const CHECKOUT_ACCEPTED: &str = "checkout.accepted";
+/// The kind of inbox event that a plan cancelled on our page makes. Its body names the person: `{"user_id": …}`.
+pub const PLAN_CANCELLED: &str = "plan.cancelled";
 
 /// The payments of an installation without a payment provider.
 pub struct LocalPayments {

@@ -1,7 +1,27 @@
 //! A bot's life: what its owner wants, what was seen of it, and what the owner is told.
 //! Never: I/O; `fleet::plan` decides the next step from these values.
 
+macro_rules! text_enum {
+    ($name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        impl $name {
+            /// The word used in the database and on the wire.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = UnknownWord;
+            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+                match text { $($text => Ok(Self::$variant),)+ _ => Err(UnknownWord) }
+            }
+        }
+    };
+}
+
 mod state;
+mod suspension;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,6 +29,7 @@ use utoipa::ToSchema;
 use crate::clock::Time;
 
 pub use state::{Boot, Impossible, Left, Observed, Place, Reserved, Rung, Verb};
+pub use suspension::{Cause, PLAN_ENDED, Suspension, operators_reason};
 
 /// What kind of help the person wants; chosen in the wizard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -78,25 +99,6 @@ pub struct StepView {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Time>,
     pub outcome: Option<Outcome>,
-}
-
-macro_rules! text_enum {
-    ($name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
-        impl $name {
-            /// The word used in the database and on the wire.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = UnknownWord;
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
-                match text { $($text => Ok(Self::$variant),)+ _ => Err(UnknownWord) }
-            }
-        }
-    };
 }
 
 /// A word outside the list, which the database's check constraints make impossible to read back.

@@ -3,9 +3,11 @@
 
 use anyhow::{Context, bail};
 use chrono::TimeDelta;
+use molt_model::bot::operators_reason;
 use molt_model::{BotId, Clock, HolderId, KeyId, Nanos, SystemClock, Time};
 use molt_store::Store;
 use molt_store::ghost::KeyCapSet;
+use molt_store::suspend::Resumed;
 use molt_store::users::Role;
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -109,15 +111,35 @@ pub async fn revoke_key(config: &Config, id: KeyId) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As its owner can do in the app: a pause or a slower pace of an assistant ends.
+/// Anybody's assistant is stopped until an operator resumes it; its owner reads the reason.
+pub async fn suspend_bot(config: &Config, id: &BotId, reason: &str) -> anyhow::Result<()> {
+    let reason = operators_reason(reason).map_err(anyhow::Error::msg)?;
+    let (store, now) = open(config).await?;
+    let mut tx = store.system().await?;
+    tx.suspend_bot(id, &reason, now).await?.with_context(|| no_bot(id))?;
+    tx.audit(ACTOR, "bot.suspend", id.as_str(), &json!({ "reason": reason }), now).await?;
+    tx.commit().await?;
+    println!("The assistant is suspended; `molt admin resume {id}` lets it go on.");
+    Ok(())
+}
+
+/// What an operator decided is lifted; and, as its owner can do in the app, a pause or a slower pace of an assistant ends.
 pub async fn resume_bot(config: &Config, id: &BotId) -> anyhow::Result<()> {
     let (store, now) = open(config).await?;
     let mut tx = store.system().await?;
-    let resumed = tx.resume_bot(id, now).await?.with_context(|| format!("there is no assistant {id}; check the id"))?;
+    let Resumed { resumed, left } = tx.resume_for_operator(id, now).await?.with_context(|| no_bot(id))?;
     tx.audit(ACTOR, "bot.resume", id.as_str(), &json!({ "resumed": resumed }), now).await?;
     tx.commit().await?;
-    println!("{}", if resumed { "The assistant goes on." } else { "Nothing was in the assistant's way." });
+    match left {
+        Some(left) => println!("{}", left.sentence("The assistant")),
+        None if resumed => println!("The assistant goes on."),
+        None => println!("Nothing was in the assistant's way."),
+    }
     Ok(())
+}
+
+fn no_bot(id: &BotId) -> String {
+    format!("there is no assistant {id}; check the id")
 }
 
 /// The proxies whose leases haven't returned, a line each, longest unseen first: id, since when, last seen, and what each

@@ -139,7 +139,14 @@ enum Admin {
     GrantOperator { email: String },
     /// Make an operator an ordinary user
     RevokeOperator { email: String },
-    /// Let an assistant go on that was paused or slowed because its use looked unusual
+    /// Stop anybody's assistant until an operator resumes it; it keeps everything
+    Suspend {
+        bot: BotId,
+        /// Why, in one line for the assistant's owner
+        #[arg(long, value_name = "SENTENCE")]
+        reason: String,
+    },
+    /// Let an assistant go on that was suspended, or paused or slowed because its use looked unusual
     Resume { bot: BotId },
     /// List the proxies that hold money of people's caps, and when each was last seen
     Proxies,
@@ -213,6 +220,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Admin(Admin::GrantOperator { email }) => commands::set_operator(&config, &email, true).await?,
         Command::Admin(Admin::RevokeOperator { email }) => commands::set_operator(&config, &email, false).await?,
+        Command::Admin(Admin::Suspend { bot, reason }) => commands::suspend_bot(&config, &bot, &reason).await?,
         Command::Admin(Admin::Resume { bot }) => commands::resume_bot(&config, &bot).await?,
         Command::Admin(Admin::Proxies) => commands::list_proxies(&config).await?,
         Command::Admin(Admin::LoseProxy { proxy }) => commands::lose_proxy(&config, proxy).await?,

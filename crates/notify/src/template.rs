@@ -14,11 +14,13 @@ pub enum Faulty {
     Unsealable,
 }
 
-const TEMPLATES: [(&str, &str); 5] = [
+const TEMPLATES: [(&str, &str); 7] = [
     ("your-bot-is-ready", include_str!("../templates/your-bot-is-ready.txt")),
     ("unusual-use", include_str!("../templates/unusual-use.txt")),
     ("bot-slowed", include_str!("../templates/bot-slowed.txt")),
     ("bot-paused", include_str!("../templates/bot-paused.txt")),
+    ("bot-suspended", include_str!("../templates/bot-suspended.txt")),
+    ("plan-ended", include_str!("../templates/plan-ended.txt")),
     ("magic-link", include_str!("../templates/magic-link.txt")),
 ];
 
@@ -59,6 +61,7 @@ mod tests {
             "bot_name": "Pip {x}\nBcc: all@example.com", "bot_id": "molt-0", "public_url": "https://molt.example",
             "link": "https://molt.example/link#abc", "minutes": 15,
             "reason": "It asked the same 12 times.", "spent": "$1.23", "since": "09:10 UTC on 22 November",
+            "ended": "28 November 2026",
         });
         for (name, _) in TEMPLATES {
             let (subject, text) = write(name, &data).unwrap();

@@ -2,10 +2,12 @@
 //! Never: write what was seen of a cell; that is the fleet's (`fleet.rs`).
 
 use chrono::{DateTime, Utc};
-use molt_model::bot::StepView;
+use molt_model::bot::{StepView, Suspension};
 use molt_model::{BotId, Caution, Event, EventKind, Intent, Nanos, Observed, Settings, Time, Vertical};
 use serde_json::{Value, json};
 
+use crate::conversations::lock_own_bot;
+use crate::suspend::SuspensionRow;
 use crate::watch::Unusual;
 use crate::{Channel, Result, StoreError, TenantTx};
 
@@ -18,7 +20,8 @@ pub struct Bot {
     pub revision: i64,
     pub applied_revision: i64,
     pub intent: Intent,
-    pub intent_reason: Option<String>,
+    /// Somebody else than its owner keeps it from running.
+    pub suspension: Option<Suspension>,
     /// The person's own cap for this bot in a period; none: only the cap for all of their use.
     pub cap: Option<Nanos>,
     pub observed: Observed,
@@ -84,7 +87,8 @@ struct BotRow {
     revision: i64,
     applied_revision: i64,
     intent: String,
-    intent_reason: Option<String>,
+    #[sqlx(flatten)]
+    suspension: SuspensionRow,
     cap_nanos: Option<i64>,
     observed: String,
     phase: String,
@@ -182,15 +186,17 @@ impl TenantTx {
     }
 
     async fn bots_where(&mut self, id: Option<&BotId>) -> Result<Vec<Bot>> {
-        let sql =
-            "select b.id, vertical, settings, revision, applied_revision, intent, intent_reason, cap_nanos, observed,
+        let sql = "select b.id, vertical, settings, revision, applied_revision, intent, cap_nanos, observed,
                      phase, phase_since, b.reason, b.created_at, running_since,
+                     s.cause as suspended_cause, s.reason as suspended_reason, s.since as suspended_since,
                      case when k.paused_at is not null then 'paused' else w.caution end as caution,
                      coalesce(k.paused_reason, w.reason) as noticed, coalesce(w.since, k.paused_at) as noticed_since
                    from molt.bots b
                    left join molt.watches w on w.bot_id = b.id
                    left join lateral (select paused_at, paused_reason from molt.ghost_keys
                      where bot_id = b.id and revoked_at is null and paused_at is not null limit 1) k on true
+                   left join lateral (select cause, reason, since from molt.suspensions
+                     where bot_id = b.id order by cause limit 1) s on true
                    where b.user_id = $1 and intent <> 'deleted' and ($2::text is null or b.id = $2)
                    order by b.created_at, b.id";
         let id = id.map(BotId::as_str);
@@ -251,6 +257,8 @@ impl TenantTx {
     /// Wants a bot running again that its owner stopped, if a plan is in force; otherwise it waits for one. `false`: it
     /// isn't stopped, or somebody else stopped it, or it isn't there.
     pub async fn start_stopped_bot(&mut self, id: &BotId, now: Time) -> Result<bool> {
+        // Whoever ends the plan has this row, too, so that the bot can't slip by.
+        lock_own_bot(&mut self.tx, id).await?;
         let in_force = self.billing().await?.is_some_and(|billing| billing.in_force());
         let (sql, intent) = if in_force {
             let sql = "update molt.bots set intent = 'running', due_at = $3, attempts = 0, updated_at = $3
@@ -316,7 +324,7 @@ fn bot_of(row: BotRow, steps: &[StepRow]) -> Result<Bot> {
         revision: row.revision,
         applied_revision: row.applied_revision,
         intent: row.intent.parse().map_err(unexpected)?,
-        intent_reason: row.intent_reason,
+        suspension: row.suspension.read()?,
         cap: row.cap_nanos.map(Nanos),
         observed: Observed::read(&row.observed, &row.phase).map_err(unexpected)?,
         phase_since: row.phase_since,

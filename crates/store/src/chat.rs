@@ -1,6 +1,7 @@
 //! Chat in the database: messages with their runs, finished frames, tickets, and what a relay has to know of a bot.
 //! Never: a message or a frame twice. Whatever comes again from a client or a cell finds its row and changes nothing.
 
+use molt_model::bot::Suspension;
 use molt_model::{BotId, ConversationId, Event, EventKind, Intent, Observed, RunId, Time, UserId};
 use secrecy::SecretString;
 use serde_json::Value;
@@ -11,6 +12,7 @@ use crate::conversations::{announce, ensure_main, lock_own_bot};
 use crate::event::{EventRow, append};
 use crate::fleet::gateway_token_binding;
 use crate::sessions::LogIn;
+use crate::suspend::suspension;
 use crate::{Channel, Result, Store, StoreError, SystemTx, TenantTx};
 
 /// A message as a client sends it.
@@ -32,13 +34,15 @@ pub struct NewMessage<'a> {
 }
 
 /// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// Written down; now, or when the same id came first. The run is the first one's.
     Run(RunId),
     UnknownBot,
     UnknownConversation,
     TooManyOpen,
+    /// Nobody would answer, for a time that nobody knows.
+    Suspended(Suspension),
 }
 
 /// How a run ends.
@@ -162,6 +166,9 @@ impl TenantTx {
             .await?;
         if let Some(run) = known {
             return Ok(Sent::Run(RunId(run)));
+        }
+        if let Some(suspension) = suspension(&mut self.tx, message.bot).await? {
+            return Ok(Sent::Suspended(suspension));
         }
         let Some(titled) = self.touch_conversation(message, now).await? else {
             return Ok(Sent::UnknownConversation);

@@ -32,6 +32,8 @@ pub struct Admission {
     pub revoked: bool,
     /// Why it opens nothing until its owner resumes it, in a sentence.
     pub paused: Option<String>,
+    /// An operator suspended its bot.
+    pub suspended: bool,
     /// Its calls go out at a walking pace.
     pub slowed: bool,
     /// When the bot's owner last said that all is well.
@@ -100,6 +102,7 @@ struct AdmissionRow {
     bot_id: Option<String>,
     revoked: bool,
     paused: Option<String>,
+    suspended: bool,
     slowed: bool,
     resumed_at: Option<Time>,
     plan_in_force: bool,
@@ -119,6 +122,7 @@ impl From<AdmissionRow> for Admission {
             bot: row.bot_id.and_then(|id| id.parse().ok()),
             revoked: row.revoked,
             paused: row.paused,
+            suspended: row.suspended,
             slowed: row.slowed,
             resumed_at: row.resumed_at,
             plan_in_force: row.plan_in_force,
@@ -139,6 +143,7 @@ macro_rules! admission_sql {
             k.revoked_at is not null or u.erase_requested_at is not null or coalesce(t.intent = 'deleted', false) as revoked,
             case when k.paused_at is not null then coalesce(k.paused_reason, '')
                  when w.caution = 'paused' then w.reason end as paused,
+            exists (select from molt.suspensions s where s.bot_id = k.bot_id and s.cause = 'operator') as suspended,
             coalesce(w.caution = 'slowed', false) as slowed, w.resumed_at,
             coalesce(b.subscription_status in ('active', 'trialing', 'past_due'), false) as plan_in_force,
             p.period_start, p.period_end, u.cap_nanos as user_cap, t.cap_nanos as bot_cap, k.cap_nanos as key_cap

@@ -21,6 +21,7 @@ pub mod repair;
 mod seal;
 pub mod sessions;
 pub mod stuck;
+pub mod suspend;
 pub mod sweep;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

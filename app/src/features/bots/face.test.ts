@@ -1,4 +1,4 @@
-import { awayWord, checkoutAddress, faceOf, overallMs, timeline, unusualWord } from './face';
+import { awayWord, checkoutAddress, closedWord, faceOf, overallMs, timeline, unusualWord } from './face';
 
 const bot = (status: 'provisioning' | 'running' | 'stopped' | 'error', phase: string = status) => ({ status, phase, applied_revision: 0 });
 
@@ -14,9 +14,28 @@ test('each state has its page', () => {
     [bot('stopped'), false, 'chat'],
   ] as const;
   for (const [state, was, face] of table) expect(faceOf(state, was)).toBe(face);
-  expect(awayWord({ status: 'running', reason: null, bot_name: 'Pip' })).toBeNull();
-  expect(awayWord({ status: 'running', reason: 'A change was undone.', bot_name: 'Pip' })).toBe('A change was undone.');
-  expect(awayWord({ status: 'error', reason: 'No room left.', bot_name: 'Pip' })).toBe('No room left.');
+  const pip = { bot_name: 'Pip', suspended: null };
+  expect(awayWord({ ...pip, status: 'running', reason: null })).toBeNull();
+  expect(awayWord({ ...pip, status: 'running', reason: 'A change was undone.' })).toBe('A change was undone.');
+  expect(awayWord({ ...pip, status: 'error', reason: 'No room left.' })).toBe('No room left.');
+  expect(awayWord({ ...pip, status: 'stopped', reason: null })).toBe('Pip is stopped.');
+});
+
+test('a suspended bot says why, since when and what mends it, above the chat and where one writes', () => {
+  const suspended = {
+    cause: 'plan_ended' as const,
+    reason: 'The plan has ended.',
+    since: '2026-11-28T12:00:00Z',
+    mend: 'Renew the plan, and it goes on by itself.',
+  };
+  const pip = { bot_name: 'Pip', status: 'stopped' as const, reason: 'The plan has ended.', suspended };
+  const whole = 'Pip is suspended since 28 November 2026. The plan has ended. Renew the plan, and it goes on by itself.';
+  expect(awayWord(pip, 'en-GB')).toBe(whole);
+  // Seen last as it failed: what was decided since counts.
+  expect(awayWord({ ...pip, status: 'error', reason: 'No room left.' }, 'en-GB')).toBe(whole);
+  expect(faceOf({ ...bot('stopped', 'suspended'), applied_revision: 0 }, false)).toBe('chat');
+  expect(closedWord(pip)).toMatch(/^Pip is suspended and takes no messages/);
+  expect(closedWord({ bot_name: 'Pip', suspended: null })).toBeNull();
 });
 
 test('what was noticed is said with what was done about it', () => {

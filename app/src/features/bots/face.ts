@@ -2,6 +2,7 @@
 // Never: a guess about progress; only what the steps carry.
 
 import type { Bot, Step } from '../../api/types';
+import { fullDate } from '../chat/days';
 
 export type Face = 'plan' | 'starting' | 'failed' | 'chat';
 
@@ -14,11 +15,21 @@ export function faceOf(bot: Pick<Bot, 'status' | 'phase' | 'applied_revision'>, 
 }
 
 /** What the banner above the chat says while the bot cannot answer, or when it runs otherwise than was wanted; or null. */
-export function awayWord(bot: Pick<Bot, 'status' | 'reason' | 'bot_name'>): string | null {
+export function awayWord(bot: Pick<Bot, 'status' | 'reason' | 'bot_name' | 'suspended'>, locale?: string): string | null {
+  if (bot.suspended) {
+    const { since, reason, mend } = bot.suspended;
+    return `${bot.bot_name} is suspended since ${fullDate(since, locale)}. ${reason} ${mend}`;
+  }
   if (bot.status === 'running') return bot.reason ?? null;
   if (bot.status === 'provisioning') return `${bot.bot_name} is restarting. What you write waits and is answered then.`;
   if (bot.status === 'error') return bot.reason ?? `${bot.bot_name} did not come up.`;
   return bot.reason ?? `${bot.bot_name} is stopped.`;
+}
+
+/** What stands where one writes, while nobody would answer for a time that nobody knows; or null: one can write. */
+export function closedWord(bot: Pick<Bot, 'bot_name' | 'suspended'>): string | null {
+  if (!bot.suspended) return null;
+  return `${bot.bot_name} is suspended and takes no messages. You can read what was said; what you had begun to write is kept.`;
 }
 
 /** What the banner says when the use of a bot looked unusual, or null; `action` is what the person can press. */

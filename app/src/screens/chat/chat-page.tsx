@@ -6,7 +6,7 @@ import { Modal, Pressable, View } from 'react-native';
 import { api } from '@/api/client';
 import { sentence } from '@/api/problem';
 import type { Bot } from '@/api/types';
-import { awayWord } from '@/features/bots/face';
+import { awayWord, closedWord } from '@/features/bots/face';
 import type { Link } from '@/features/chat/connection';
 import { conversationTitle } from '@/features/chat/conversations';
 import type { Turn } from '@/features/chat/turns';
@@ -98,7 +98,7 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
           </Heading>
           <View className={`h-2 w-2 rounded-full ${dot}`} aria-hidden />
           <Text size="xs" tone="muted" className="shrink-0" numberOfLines={1} testID="bot-status">
-            {paused ? 'paused' : bot.status === 'provisioning' ? 'starting' : bot.status === 'error' ? 'needs you' : bot.status}
+            {statusWord(bot, paused)}
           </Text>
         </View>
         <Text size="xs" tone="muted" numberOfLines={1} testID="chat-title">
@@ -110,6 +110,13 @@ function Header({ bot, conversation, panel, onPanel }: { bot: Bot; conversation:
   );
 }
 
+function statusWord(bot: Bot, paused: boolean): string {
+  if (bot.suspended) return 'suspended';
+  if (paused) return 'paused';
+  if (bot.status === 'provisioning') return 'starting';
+  return bot.status === 'error' ? 'needs you' : bot.status;
+}
+
 function Away({ bot, link }: { bot: Bot; link: Link }) {
   const restart = useChange(() => api.restartBot(bot.id), [keys.bots]);
   const resume = useChange(() => api.resumeBot(bot.id), [keys.bots]);
@@ -118,14 +125,15 @@ function Away({ bot, link }: { bot: Bot; link: Link }) {
   const again = () => restart.mutate(undefined, { onError: (error) => toast(sentence(error), 'bad') });
   const start = () => resume.mutate(undefined, { onError: (error) => toast(sentence(error), 'bad') });
   if (!offline && !word) return null;
-  const action =
-    bot.status === 'error' ? (
-      <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" />
-    ) : bot.phase === 'stopped' ? (
-      <Button small kind="quiet" label="Start again" onPress={start} busy={resume.isPending} testID="chat-start-again" />
-    ) : bot.status === 'stopped' ? (
+  const action = bot.suspended ? (
+    bot.suspended.cause === 'plan_ended' ? (
       <Button small kind="quiet" label="See the plan" onPress={() => router.push('/plan')} testID="chat-to-plan" />
-    ) : undefined;
+    ) : undefined
+  ) : bot.status === 'error' ? (
+    <Button small kind="quiet" label="Try again" onPress={again} busy={restart.isPending} testID="chat-restart" />
+  ) : bot.status === 'stopped' ? (
+    <Button small kind="quiet" label="Start again" onPress={start} busy={resume.isPending} testID="chat-start-again" />
+  ) : undefined;
   return (
     <View className="w-full border-b border-line px-3 py-2">
       <View className="w-full max-w-3xl self-center">
@@ -177,7 +185,7 @@ function Talk({ bot, conversation, view, drafts }: { bot: Bot; conversation: str
         </View>
       )}
       <Announcer turn={turns.at(-1)} />
-      <Composer botName={bot.bot_name} draft={draft} onDraft={write} onSend={say} onStop={active ? () => chat?.stop(active) : null} />
+      <Composer botName={bot.bot_name} draft={draft} onDraft={write} onSend={say} onStop={active ? () => chat?.stop(active) : null} closed={closedWord(bot)} />
     </>
   );
 }

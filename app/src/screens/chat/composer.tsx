@@ -1,4 +1,4 @@
-// Where a person writes: grows with the text, sends on Enter at a desk, and can always be used.
+// Where a person writes: grows with the text, sends on Enter at a desk, and can be used unless nobody would answer.
 // Never: a text lost because the connection was.
 
 import { useLayoutEffect, useRef, useState } from 'react';
@@ -6,6 +6,7 @@ import { TextInput, View, type NativeSyntheticEvent, type TextInputKeyPressEvent
 import { IconButton } from '@/ui/button';
 import { useColor } from '@/ui/color';
 import { useIsDesk } from '@/ui/layout';
+import { Text } from '@/ui/text';
 
 /** Taller than this the text scrolls inside. */
 const HEIGHT_MAX_PX = 200;
@@ -16,11 +17,29 @@ export interface ComposerProps {
   onDraft: (text: string) => void;
   onSend: (text: string) => void;
   onStop: (() => void) | null;
+  /** Why nothing can be sent; the draft stays. */
+  closed: string | null;
 }
 
 type Key = NativeSyntheticEvent<TextInputKeyPressEventData & { shiftKey?: boolean; isComposing?: boolean }>;
 
-export function Composer({ botName, draft, onDraft, onSend, onStop }: ComposerProps) {
+export function Composer({ closed, ...open }: ComposerProps) {
+  return closed ? <Closed why={closed} /> : <Open {...open} />;
+}
+
+function Closed({ why }: { why: string }) {
+  return (
+    <View className="px-3 pb-3 pt-1">
+      <View className="w-full max-w-3xl self-center rounded-2xl border-2 border-edge bg-sunken px-4 py-3" testID="composer-closed">
+        <Text size="sm" tone="muted">
+          {why}
+        </Text>
+      </View>
+    </View>
+  );
+}
+
+function Open({ botName, draft, onDraft, onSend, onStop }: Omit<ComposerProps, 'closed'>) {
   const desk = useIsDesk();
   const input = useRef<TextInput>(null);
   const [focused, setFocused] = useState(false);

@@ -18,7 +18,7 @@ export function EmptyChat({ bot, onPick }: { bot: Bot; onPick: (text: string) =>
           </Text>
         </View>
         <View className="flex-row flex-wrap gap-3">
-          {suggestionsFor(bot.vertical).map((text, index) => (
+          {(bot.suspended ? [] : suggestionsFor(bot.vertical)).map((text, index) => (
             <Pressable
               key={text}
               testID={`suggestion-${index}`}

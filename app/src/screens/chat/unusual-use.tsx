@@ -13,7 +13,8 @@ import { toast } from '@/ui/toast';
 export function UnusualUse({ bot }: { bot: Bot }) {
   const resume = useChange(() => api.resumeBot(bot.id), [keys.bots]);
   const word = unusualWord(bot);
-  if (!word) return null;
+  // As long as somebody else keeps it from running, there is nothing that one tap could lift.
+  if (!word || bot.suspended) return null;
   const go = () =>
     resume.mutate(undefined, {
       onSuccess: () => toast(`${bot.bot_name} goes on.`),

@@ -51,6 +51,7 @@ impl Person {
                     format!("{RUNS_OPEN_MAX} messages are waiting for an answer; wait for some of them first.");
                 Refusal::new("too_many_waiting", message)
             }
+            Ok(Sent::Suspended(suspension)) => Refusal::new("bot_suspended", suspension.sentence("This assistant")),
             Err(error) => trouble(&error),
         };
         Ok(Err(refusal.of(id)))

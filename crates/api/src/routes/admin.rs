@@ -4,8 +4,10 @@
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, SecondsFormat, Utc};
+use molt_model::bot::operators_reason;
 use molt_model::{Observed, Time, UserId};
 use molt_store::mail::MailRow;
+use molt_store::suspend::Resumed;
 use molt_store::users::{Role, UserRow};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -16,16 +18,25 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::caller::Operator;
-use crate::extract::{self, Path, Query};
+use crate::extract::{self, BotPath, Path, Query};
 use crate::pages::{Page, PageQuery};
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, sentence};
+use crate::routes::bots::SuspendedView;
 use crate::state::ApiState;
 
 /// Stands in the place of a text that can't be opened.
 const UNREADABLE: &str = "(This mail was sealed under a key that this installation no longer has.)";
+/// Of the suspended assistants, the newest ones are named.
+const SUSPENDED_NAMED_MAX: i64 = 100;
 
 pub(crate) fn routes() -> OpenApiRouter<ApiState> {
-    OpenApiRouter::new().routes(routes!(mails)).routes(routes!(users)).routes(routes!(set_role)).routes(routes!(fleet))
+    OpenApiRouter::new()
+        .routes(routes!(mails))
+        .routes(routes!(users))
+        .routes(routes!(set_role))
+        .routes(routes!(fleet))
+        .routes(routes!(suspend))
+        .routes(routes!(resume))
 }
 
 /// A mail that built-in mail kept instead of sending it.
@@ -55,6 +66,8 @@ struct FleetView {
     states: Vec<StateCount>,
     /// The one that is stuck for longest first; up to a hundred of each kind.
     stuck: Vec<StuckView>,
+    /// What operators suspended, newest first; up to a hundred.
+    suspended: Vec<SuspendedBotView>,
     /// How long the one that is stuck for longest has been so.
     oldest_overdue_seconds: i64,
 }
@@ -76,6 +89,30 @@ struct StuckView {
     /// `overdue`, `loops`, `leased` or `unattended`.
     why: &'static str,
     sentence: String,
+}
+
+/// An assistant that an operator suspended.
+#[derive(Serialize, ToSchema)]
+struct SuspendedBotView {
+    bot_id: String,
+    user_id: String,
+    reason: String,
+    since: DateTime<Utc>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SuspendBody {
+    /// For the assistant's owner: 1 to 300 characters, on one line.
+    reason: String,
+}
+
+/// What keeps an assistant from running now.
+#[derive(Serialize, ToSchema)]
+struct Standing {
+    bot_id: String,
+    /// Null: nothing; it is as its owner wants it.
+    suspended: Option<SuspendedView>,
 }
 
 #[derive(Clone, Copy, Deserialize, ToSchema)]
@@ -174,6 +211,7 @@ async fn fleet(State(state): State<ApiState>, operator: Operator) -> Result<Json
     let now = state.now();
     let mut tx = state.store.system().await?;
     let overview = tx.fleet_overview(now).await?;
+    let suspended = tx.suspended_bots(SUSPENDED_NAMED_MAX).await?;
     let actor = operator.0.user.to_string();
     tx.audit(&actor, "fleet.read", "fleet", &json!({ "stuck": overview.stuck.len() }), now).await?;
     tx.commit().await?;
@@ -192,11 +230,63 @@ async fn fleet(State(state): State<ApiState>, operator: Operator) -> Result<Json
         why: stuck.why.as_str(),
         sentence: stuck.sentence(now),
     });
+    let suspended = suspended.into_iter().map(|one| SuspendedBotView {
+        bot_id: one.bot.to_string(),
+        user_id: one.user.to_string(),
+        reason: one.suspension.reason,
+        since: one.suspension.since,
+    });
     Ok(Json(FleetView {
         states: overview.counts.iter().map(count).collect(),
         stuck: stuck.collect(),
+        suspended: suspended.collect(),
         oldest_overdue_seconds,
     }))
+}
+
+/// Suspends anybody's assistant until an operator resumes it: it is stopped, keeps everything, and its owner reads why. They
+/// can still delete it. Once more with another reason, it keeps its date.
+#[utoipa::path(post, path = "/api/admin/bots/{id}/suspend", operation_id = "suspendBot", tag = "operators",
+    params(("id" = String, Path)),
+    request_body = SuspendBody, responses((status = 200, body = Standing)))]
+async fn suspend(
+    State(state): State<ApiState>,
+    operator: Operator,
+    BotPath(bot): BotPath,
+    extract::Json(body): extract::Json<SuspendBody>,
+) -> Result<Json<Standing>, Problem> {
+    let reason = operators_reason(&body.reason).map_err(|problem| Problem::field("reason", sentence(&problem)))?;
+    let now = state.now();
+    let mut tx = state.store.system().await?;
+    let suspension = tx.suspend_bot(&bot, &reason, now).await?.ok_or_else(no_such_bot)?;
+    let actor = operator.0.user.to_string();
+    tx.audit(&actor, "bot.suspend", bot.as_str(), &json!({ "reason": reason }), now).await?;
+    tx.commit().await?;
+    tracing::info!(user.id = %operator.0.user, bot.id = %bot, "an assistant was suspended by an operator");
+    Ok(Json(Standing { bot_id: bot.to_string(), suspended: Some(SuspendedView::of(suspension)) }))
+}
+
+/// Lifts what an operator decided, and a pause because of unusual use: the assistant is again as its owner wants it. Where the
+/// plan has ended, the answer says so.
+#[utoipa::path(post, path = "/api/admin/bots/{id}/resume", operation_id = "resumeAnybodysBot", tag = "operators",
+    params(("id" = String, Path)), responses((status = 200, body = Standing)))]
+async fn resume(
+    State(state): State<ApiState>,
+    operator: Operator,
+    BotPath(bot): BotPath,
+) -> Result<Json<Standing>, Problem> {
+    let now = state.now();
+    let mut tx = state.store.system().await?;
+    let Resumed { resumed, left } = tx.resume_for_operator(&bot, now).await?.ok_or_else(no_such_bot)?;
+    let actor = operator.0.user.to_string();
+    tx.audit(&actor, "bot.resume", bot.as_str(), &json!({ "resumed": resumed }), now).await?;
+    tx.commit().await?;
+    tracing::info!(user.id = %operator.0.user, bot.id = %bot, "an assistant was resumed by an operator");
+    Ok(Json(Standing { bot_id: bot.to_string(), suspended: left.map(SuspendedView::of) }))
+}
+
+fn no_such_bot() -> Problem {
+    Problem::new(Code::BotNotFound, "No assistant has this id; its owner finds it in the address of its page.")
 }
 
 fn user_view(row: &UserRow) -> UserView {

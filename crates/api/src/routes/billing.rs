@@ -4,13 +4,14 @@
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use molt_billing::CHECKOUT_ACCEPTED;
+use molt_billing::{CHECKOUT_ACCEPTED, PLAN_CANCELLED};
 use molt_model::{BotId, CheckoutId, Event, EventKind, Intent, Nanos};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use crate::caller::Caller;
 use crate::extract::{self, Path};
@@ -23,6 +24,7 @@ pub(crate) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(checkout))
         .routes(routes!(accept))
         .routes(routes!(portal))
+        .routes(routes!(cancel))
         .routes(routes!(usage))
         .routes(routes!(set_cap))
         .routes(routes!(webhook))
@@ -50,6 +52,12 @@ struct Accepted {
     bot_id: Option<BotId>,
     /// Where to go now.
     return_url: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Cancelled {
+    /// Until then everything goes on.
+    ends_at: Option<DateTime<Utc>>,
 }
 
 /// The current period. Amounts are US dollars as decimals.
@@ -165,6 +173,29 @@ async fn accept(
 async fn portal(State(state): State<ApiState>, caller: Caller) -> Result<Json<Link>, Problem> {
     let url = state.payments.portal(caller.user).await.map_err(payments_away)?;
     Ok(Json(Link { url }))
+}
+
+/// Cancels the plan of built-in payments: it stays in force until its period ends, then the person's assistants are suspended
+/// and keep everything. Twice is once. Accepting a checkout takes it back, or renews what has ended.
+#[utoipa::path(post, path = "/api/billing/cancel", operation_id = "cancelPlan", tag = "billing",
+    responses((status = 202, body = Cancelled)))]
+async fn cancel(State(state): State<ApiState>, caller: Caller) -> Result<(http::StatusCode, Json<Cancelled>), Problem> {
+    if state.payments.name() != "local" {
+        let detail = "Plans are cancelled with the payment provider; GET /api/billing/portal says where.";
+        return Err(Problem::not_configured(detail));
+    }
+    let now = state.now();
+    let plan = caller.tx(&state).await?.billing().await?.filter(|plan| plan.in_force());
+    let Some(plan) = plan else {
+        return Err(Problem::new(Code::NotInThisState, "No plan is in force, so there is nothing to cancel."));
+    };
+    if !plan.cancel_at_period_end {
+        let mut tx = state.store.system().await?;
+        let body = json!({ "user_id": caller.user });
+        tx.insert_inbox("local", &Uuid::new_v4().to_string(), PLAN_CANCELLED, &body, now).await?;
+        tx.commit().await?;
+    }
+    Ok((http::StatusCode::ACCEPTED, Json(Cancelled { ends_at: plan.current_period_end })))
 }
 
 /// What was used in the current period, to the nano-dollar.

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use http::HeaderName;
 use http::StatusCode;
 use http::header::{ETAG, LOCATION};
-use molt_model::bot::{Rung, StepView, Verb};
-use molt_model::{BotId, Caution, Intent, Observed, Personality, Settings, Status, Vertical};
+use molt_model::bot::{Cause, StepView, Suspension, Verb};
+use molt_model::{BotId, Caution, Intent, Personality, Settings, Status, Vertical};
 use molt_store::bots::{Bot, Made, NewBot, RequestKey, Written};
 use molt_store::watch::Unusual;
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,8 @@ pub(crate) struct BotView {
     phase_since: DateTime<Utc>,
     /// Why it isn't as wanted, in a sentence.
     reason: Option<String>,
+    /// Set: somebody else than its owner keeps it from running.
+    suspended: Option<SuspendedView>,
     /// What was done for it, oldest first.
     steps: Vec<StepView>,
     settings: Settings,
@@ -81,12 +83,8 @@ impl BotView {
 
     pub(crate) fn of(bot: Bot) -> Self {
         let status = Status::of(bot.intent, bot.observed);
-        let state = bot.observed.under(bot.intent, bot.intent_reason.is_some());
-        let reason = match (bot.intent, bot.observed) {
-            (_, Observed::Degraded(Rung::GivenUp | Rung::NoRuntime)) => bot.reason,
-            (Intent::Stopped, _) => bot.intent_reason.or(bot.reason),
-            _ => bot.reason,
-        };
+        let state = bot.observed.under(bot.intent, bot.suspension.is_some());
+        let why = bot.suspension.as_ref().map(|suspension| suspension.reason.clone());
         Self {
             id: bot.id,
             bot_name: bot.settings.bot_name.clone(),
@@ -94,7 +92,8 @@ impl BotView {
             status,
             phase: state.phase().to_owned(),
             phase_since: bot.phase_since,
-            reason,
+            reason: why.or(bot.reason),
+            suspended: bot.suspension.map(SuspendedView::of),
             steps: bot.steps,
             settings: bot.settings,
             revision: bot.revision,
@@ -104,6 +103,24 @@ impl BotView {
             created_at: bot.created_at,
             running_since: bot.running_since,
         }
+    }
+}
+
+/// Why somebody else than its owner keeps an assistant from running. Its memory, its files and its chats stay.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SuspendedView {
+    cause: Cause,
+    /// In a sentence.
+    reason: String,
+    since: DateTime<Utc>,
+    /// What lifts it, in a sentence for its owner.
+    mend: &'static str,
+}
+
+impl SuspendedView {
+    pub(crate) fn of(suspension: Suspension) -> Self {
+        let Suspension { cause, reason, since } = suspension;
+        Self { cause, reason, since, mend: cause.mend() }
     }
 }
 
@@ -253,7 +270,7 @@ async fn stop(State(state): State<ApiState>, own: OwnBot) -> Result<(StatusCode,
     let mut tx = own.caller.tx(&state).await?;
     let stopped = tx.stop_bot(&own.id, state.now()).await?;
     let bot = tx.bot(&own.id).await?.ok_or_else(Problem::bot_not_found)?;
-    let already = bot.intent == Intent::Stopped && bot.intent_reason.is_none();
+    let already = bot.intent == Intent::Stopped && bot.suspension.is_none();
     if !stopped && !already {
         return Err(not_now(&bot, Verb::Stop));
     }
@@ -263,13 +280,16 @@ async fn stop(State(state): State<ApiState>, own: OwnBot) -> Result<(StatusCode,
 
 /// The verb was refused by the row; the state says why.
 fn not_now(bot: &Bot, verb: Verb) -> Problem {
-    let state = bot.observed.under(bot.intent, bot.intent_reason.is_some());
+    if let Some(suspension) = &bot.suspension {
+        return Problem::new(Code::BotSuspended, suspension.sentence(&bot.settings.bot_name));
+    }
+    let state = bot.observed.under(bot.intent, false);
     let why = state.allows(verb).err().unwrap_or("The assistant has just changed; read it again.");
     Problem::new(Code::NotInThisState, why)
 }
 
 /// Starts an assistant that its owner stopped; and says that all is well with an assistant's use: a pause or a slower pace
-/// ends within a second, and what was noticed before counts no more. Twice is once.
+/// ends within a second, and what was noticed before counts no more. Twice is once. A suspension is not theirs to lift.
 #[utoipa::path(post, path = "/api/bots/{id}/resume", operation_id = "resumeBot", tag = "bots",
     params(("id" = String, Path)),
     responses((status = 200, body = BotView)))]
@@ -278,6 +298,9 @@ async fn resume(State(state): State<ApiState>, own: OwnBot) -> Result<Json<BotVi
     let started = tx.start_stopped_bot(&own.id, state.now()).await?;
     let resumed = tx.resume_bot(&own.id, state.now()).await? || started;
     let bot = tx.bot(&own.id).await?.ok_or_else(Problem::bot_not_found)?;
+    if bot.suspension.is_some() {
+        return Err(not_now(&bot, Verb::Resume));
+    }
     tx.commit().await?;
     if resumed {
         tracing::info!(user.id = %own.caller.user, bot.id = %own.id, "an assistant was resumed by its owner");

@@ -36,9 +36,14 @@ const LINK_SCRIPT: &str = include_str!("../../pages/link.js");
 /// Where built-in payments ask whether to start the plan. Its script is one of the site's.
 static CHECKOUT_PAGE: LazyLock<String> =
     LazyLock::new(|| framed("Start the plan", "/checkout.js", "/app/", include_str!("../../pages/checkout.html")));
-/// What operators open to read built-in mail; the mails themselves come from `GET /api/admin/mails`.
-const MAILS_PAGE: &str = include_str!("../../pages/mails.html");
-const MAILS_SCRIPT: &str = include_str!("../../pages/mails.js");
+/// What operators open: built-in mail and the fleet. What is shown comes from `GET /api/admin/…`, which asks who they are.
+const OPERATORS_FILES: [(&str, &str, &str); 5] = [
+    ("/admin/mails", ".html", include_str!("../../pages/mails.html")),
+    ("/admin/mails.js", ".js", include_str!("../../pages/mails.js")),
+    ("/admin/fleet", ".html", include_str!("../../pages/fleet.html")),
+    ("/admin/fleet.js", ".js", include_str!("../../pages/fleet.js")),
+    ("/admin/operator.js", ".js", include_str!("../../pages/operator.js")),
+];
 
 /// A file whose name carries a hash of its content never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
@@ -48,13 +53,15 @@ const ASK_AGAIN: &str = "no-cache";
 const HASHED_FOLDERS: [&str; 2] = ["_expo/static/", "assets/"];
 
 pub(crate) fn routes() -> Router<ApiState> {
+    let operators = OPERATORS_FILES.iter().fold(Router::new(), |router, (address, kind, text)| {
+        router.route(address, get(move |headers: HeaderMap| async move { own_file(kind, text, &headers) }))
+    });
     Router::new()
+        .merge(operators)
         .route("/", get(|headers: HeaderMap| async move { site_file("index.html", &headers) }))
         .route("/checkout/{id}", get(checkout_page))
         .route("/link", get(|headers: HeaderMap| async move { own_file(".html", &LINK_PAGE, &headers) }))
         .route("/link.js", get(|headers: HeaderMap| async move { own_file(".js", LINK_SCRIPT, &headers) }))
-        .route("/admin/mails", get(|headers: HeaderMap| async move { own_file(".html", MAILS_PAGE, &headers) }))
-        .route("/admin/mails.js", get(|headers: HeaderMap| async move { own_file(".js", MAILS_SCRIPT, &headers) }))
         .route("/app", get(|| async { Redirect::permanent("/app/") }))
         .route("/app/", get(|headers: HeaderMap| async move { app_file("index.html", &headers) }))
         .route(

@@ -61,6 +61,8 @@ struct Plan {
     status: Option<String>,
     period_start: Option<DateTime<Utc>>,
     period_end: Option<DateTime<Utc>>,
+    /// Set: it was cancelled and ends then, or has ended then. Otherwise it goes on after the period.
+    ends_at: Option<DateTime<Utc>>,
 }
 
 impl Me {
@@ -77,6 +79,7 @@ impl Me {
                 status: plan.subscription_status.clone(),
                 period_start: plan.current_period_start,
                 period_end: plan.current_period_end,
+                ends_at: plan.ends_at(),
             }),
         }
     }

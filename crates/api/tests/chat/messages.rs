@@ -89,6 +89,29 @@ async fn messages_wait_for_a_bot_that_is_not_there_and_keep_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_bot_takes_no_message_and_says_why() {
+    let stack = Stack::start().await;
+    let mut browser = stack.browser().await;
+    let before = browser.send("m-1", "before").await;
+    let now = chrono::Utc::now();
+    let mut tx = stack.db.store.system().await.unwrap();
+    tx.suspend_bot(&stack.bot, "Somebody complained.", now).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    browser.tell(json!({"type": "send", "id": "m-2", "text": "hello?"})).await;
+    let refused = browser.until(|frame| frame["type"] == "error").await.pop().unwrap();
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("bot_suspended"), &json!("m-2")));
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("suspended since") && message.contains("Somebody complained."), "{message}");
+    assert_eq!(browser.send("m-1", "before").await, before, "what was taken before is taken");
+    assert_eq!(stack.db.count("select count(*) from molt.runs").await, 1);
+    let mut tx = stack.db.store.system().await.unwrap();
+    tx.resume_for_operator(&stack.bot, now).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    browser.send("m-2", "hello?").await;
+    stack.assert_rows_are_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_delivered_after_a_restart_without_any_browser() {
     let stack = Stack::start().await;
     stack.cell.state().habits.mute = true;

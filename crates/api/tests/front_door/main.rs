@@ -14,5 +14,6 @@ mod people;
 mod plan;
 mod spoil;
 mod strangers;
+mod suspend;
 mod watch;
 mod wrong_input;

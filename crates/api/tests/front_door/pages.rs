@@ -41,9 +41,14 @@ async fn pages_and_files_are_served_with_care() {
         assert!(built || app.any_problem()["code"] == "unavailable", "{path}");
     }
 
-    let mails = door.get("/admin/mails", "").await;
-    assert!(mails.status == StatusCode::OK && mails.text.contains("/admin/mails.js"));
-    assert_eq!(door.get("/admin/mails.js", "").await.headers["content-type"], "text/javascript; charset=utf-8");
+    for (page, script) in [("/admin/mails", "/admin/mails.js"), ("/admin/fleet", "/admin/fleet.js")] {
+        let shown = door.get(page, "").await;
+        assert!(shown.status == StatusCode::OK && shown.text.contains(script), "{page}");
+        let script = door.get(script, "").await;
+        assert_eq!(script.headers["content-type"], "text/javascript; charset=utf-8");
+        assert!(script.text.contains("from \"/admin/operator.js\""), "{page}");
+    }
+    assert!(door.get("/admin/operator.js", "").await.text.contains("export async function ask"));
 
     let checkout = door.get("/checkout/00000000-0000-4000-8000-000000000000", "").await.text;
     for (page, title, script, button) in [

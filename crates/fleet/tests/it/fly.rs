@@ -137,8 +137,7 @@ impl Scene for Fly {
         let mut held = Held::default();
         for (name, app) in &state.apps {
             let bot: BotId = name.replace("molt-0feed000-", "molt-").parse().unwrap();
-            held.cells
-                .extend(app.living().filter(|machine| machine.state == "started").map(|_| bot.clone()));
+            held.cells.extend(app.living().filter(|machine| machine.state == "started").map(|_| bot.clone()));
             match (app.volumes.len(), app.living().count(), app.ips.len()) {
                 (1, 1, 1) => held.volumes.push(bot),
                 odd => held.rest.push(format!("{bot} with {odd:?} volumes, machines and addresses")),

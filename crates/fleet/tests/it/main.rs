@@ -26,6 +26,7 @@ mod simulated;
 #[path = "../conformance/small_engine.rs"]
 mod small_engine;
 mod stage;
+mod suspended;
 mod sweep;
 mod undo;
 mod world;

@@ -1,5 +1,6 @@
-//! The platform is killed after every single call to the host or a cell and after every commit, of provisioning, of an update
-//! and of a removal; the next one takes over. In the end: one cell per bot, never two, never none, no orphan, no lost volume.
+//! The platform is killed after every single call to the host or a cell and after every commit, of provisioning, of an
+//! update, of a suspension and of a removal; the next one takes over. In the end: one cell per bot, never two, never none,
+//! no orphan, no lost volume.
 //! Never: fewer than all of the points under MOLT_PROVE; every test run tries a sample.
 
 mod contained;
@@ -118,19 +119,22 @@ impl<S: Scene> Theatre<S> {
 
     /// What must hold whenever all is quiet; a sentence about what doesn't.
     pub(crate) async fn faults(&self, bot: &BotId, volume: Option<String>) -> Option<String> {
-        let rows = "select string_agg(id, ' ' order by id) from molt.bots where intent = 'running'";
-        let rows = self.stage.database.text(rows).await.unwrap_or_default();
+        let rows = async |intents: &str| {
+            let sql = format!("select string_agg(id, ' ' order by id) from molt.bots where intent in ({intents})");
+            self.stage.database.text(&sql).await.unwrap_or_default()
+        };
+        let (run, kept) = (rows("'running'").await, rows("'running', 'stopped'").await);
         let Held { cells, volumes, rest } = self.scene.holds().await;
         let ids = |bots: &[BotId]| bots.iter().map(BotId::as_str).collect::<Vec<_>>().join(" ");
         let (cells, volumes) = (ids(&cells), ids(&volumes));
-        if cells != rows || volumes != rows || !rest.is_empty() {
-            return Some(format!("rows: {rows}; cells: {cells}; volumes: {volumes}; and {rest:?}"));
-        }
-        if rows.is_empty() {
-            return None;
+        if cells != run || volumes != kept || !rest.is_empty() {
+            return Some(format!("rows: {run}; cells: {cells}; volumes: {volumes} of {kept}; and {rest:?}"));
         }
         if volume.is_some() && self.scene.volume(bot).await != volume {
             return Some("the volume is another one".to_owned());
+        }
+        if run.is_empty() {
+            return None;
         }
         let Some(given) = self.scene.given(&self.stage, bot).await else {
             return Some("the cell doesn't say what it has".to_owned());
@@ -164,6 +168,8 @@ pub(crate) struct Story {
     /// A question with `$` for the bot.
     pub(crate) done: &'static str,
     removes: bool,
+    /// What a bot that runs, or did so after the point before, has to be asked first.
+    first: Option<(&'static str, Observed)>,
 }
 
 pub(crate) const PROVISION: Story = Story {
@@ -171,24 +177,45 @@ pub(crate) const PROVISION: Story = Story {
     change: "intent = 'running'",
     done: "select observed = 'running' from molt.bots where id = '$'",
     removes: false,
+    first: None,
 };
 pub(crate) const SETTINGS: Story = Story {
     name: "new settings",
     change: "revision = revision + 1",
     done: "select applied_revision = revision and observed = 'running' from molt.bots where id = '$'",
     removes: false,
+    first: None,
 };
 pub(crate) const RESTART: Story = Story {
     name: "a restart",
     change: "generation = generation + 1, attempts = 0",
     done: "select observed = 'running' and observed_generation = generation from molt.bots where id = '$'",
     removes: false,
+    first: None,
 };
 pub(crate) const REMOVAL: Story = Story {
     name: "a removal",
     change: "intent = 'deleted'",
     done: "select not exists (select from molt.bots where id = '$')",
     removes: true,
+    first: None,
+};
+
+const SUSPEND: &str = "intent = 'stopped', intent_reason = 'Because.', intent_before = 'running'";
+const RESUME: &str = "intent = 'running', intent_reason = null, intent_before = null, attempts = 0";
+pub(crate) const SUSPENSION: Story = Story {
+    name: "a suspension",
+    change: SUSPEND,
+    done: "select observed = 'suspended' and reason = 'Because.' from molt.bots where id = '$'",
+    removes: false,
+    first: Some((RESUME, Observed::Running)),
+};
+pub(crate) const RESUMPTION: Story = Story {
+    name: "the end of a suspension",
+    change: RESUME,
+    done: "select observed = 'running' and reason is null from molt.bots where id = '$'",
+    removes: false,
+    first: Some((SUSPEND, Observed::Suspended)),
 };
 
 /// Tells the story once for each point, with a new bot where it makes or removes one.
@@ -204,6 +231,10 @@ pub(crate) async fn walk<S: Scene>(theatre: &Theatre<S>, story: &Story, blow: Bl
             None if begins => theatre.stage.bot(Intent::AwaitingPlan).await,
             None => theatre.running_bot().await,
         };
+        if let Some((change, observed)) = story.first {
+            theatre.stage.ask(&bot, change).await;
+            theatre.stage.until(&theatre.next_fleet().0, &bot, observed).await;
+        }
         let volume = theatre.scene.volume(&bot).await;
         theatre.stage.ask(&bot, story.change).await;
         let reached = theatre.struck_at(point, blow, commits, &story.done.replace('$', bot.as_str())).await;

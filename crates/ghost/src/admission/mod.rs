@@ -79,6 +79,8 @@ pub(crate) struct KeyEntry {
     pub(crate) plan_in_force: bool,
     /// Why it is paused.
     pub(crate) paused: Option<String>,
+    /// An operator suspended its bot.
+    pub(crate) suspended: bool,
     /// Its calls go out at a walking pace.
     pub(crate) slowed: bool,
     /// When its bot's owner last said that all is well.
@@ -110,6 +112,9 @@ pub(crate) enum Declined {
 impl KeyEntry {
     /// Why no call may go out at all, whatever it costs.
     pub(crate) fn closed(&self) -> Option<Notice> {
+        if self.suspended {
+            return Some(self.notice(Reason::Suspended));
+        }
         if let Some(why) = &self.paused {
             return Some(self.notice(Reason::Paused(why.clone())));
         }
@@ -393,6 +398,7 @@ impl Inner {
             book_key: row.book_key,
             bot: row.bot,
             plan_in_force: row.plan_in_force,
+            suspended: row.suspended,
             paused: row.paused,
             slowed: row.slowed,
             resumed_at: row.resumed_at,

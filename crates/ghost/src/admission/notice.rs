@@ -21,6 +21,8 @@ pub(crate) enum Capped {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     PlanNotInForce,
+    /// By an operator, in words of theirs that are left out: a runtime could find some among them that lock the provider.
+    Suspended,
     /// The key was paused; the sentence says why.
     Paused(String),
     /// Nothing of the cap is left.
@@ -54,6 +56,11 @@ impl Notice {
                  answer again at once: {}",
                 page(&self.home())
             ),
+            Reason::Suspended => format!(
+                "I can't think just now: whoever runs this installation has suspended me. Why, and what mends it, stands \
+                 here: {}",
+                page(&self.home())
+            ),
             Reason::Paused(why) => format!(
                 "I was paused to be on the safe side. {} You can look at it and let me go on here: {}",
                 if why.is_empty() { "Something looked unusual." } else { why },
@@ -81,6 +88,7 @@ impl Notice {
     pub(crate) fn refusal(&self) -> Refusal {
         let (code, message) = match self.reason {
             Reason::PlanNotInForce => ("not_available", "Not available for this account just now."),
+            Reason::Suspended => ("suspended", "Suspended by whoever runs this installation."),
             Reason::Paused(_) => ("paused", "Paused; the owner of this key can resume it."),
             Reason::CapReached { .. } => ("monthly_allowance_reached", "Monthly allowance reached."),
             Reason::TooLittleLeft { .. } => {
@@ -135,6 +143,7 @@ mod tests {
         }
         texts.extend([
             Reason::PlanNotInForce,
+            Reason::Suspended,
             Reason::Paused(String::new()),
             Reason::Paused("It ran in circles.".into()),
         ]);

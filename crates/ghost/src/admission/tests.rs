@@ -131,6 +131,23 @@ async fn what_is_changed_in_the_database_is_in_force_within_a_second() {
     assert_eq!(reason(asked(1).await), Reason::Paused("It ran in circles.".to_owned()));
     stage.database.execute("update molt.ghost_keys set paused_at = null, paused_reason = null").await;
     within_a_second(|| reserve(1), Result::is_ok).await.unwrap();
+    // An operator's word comes first; the plan's end is said as such, whatever stands about the bot.
+    let suspend = |cause: &str| {
+        format!(
+            "insert into molt.suspensions (bot_id, user_id, cause, reason, since)
+             select id, user_id, '{cause}', 'Because.', now() from molt.bots"
+        )
+    };
+    stage.database.execute(&suspend("operator")).await;
+    assert_eq!(reason(asked(1).await), Reason::Suspended);
+    stage.database.execute("delete from molt.suspensions").await;
+    within_a_second(|| reserve(1), Result::is_ok).await.unwrap();
+    let ended = format!("update molt.billing set subscription_status = 'canceled'; {}", suspend("plan_ended"));
+    stage.database.execute(&ended).await;
+    assert_eq!(reason(asked(1).await), Reason::PlanNotInForce);
+    let paid = "update molt.billing set subscription_status = 'active'; delete from molt.suspensions";
+    stage.database.execute(paid).await;
+    within_a_second(|| reserve(1), Result::is_ok).await.unwrap();
     assert!(!opened(&admission, key).await.slowed);
     let slowed = "insert into molt.watches (bot_id, user_id, caution, reason, since, seen_at)
                   select id, user_id, 'slowed', 'It ran in circles.', now(), now() from molt.bots";

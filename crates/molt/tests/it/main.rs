@@ -19,6 +19,7 @@ mod startup;
 mod stolen;
 mod stop;
 mod storm;
+mod suspend;
 mod tidy;
 mod watch;
 mod wrong_input;

@@ -8,7 +8,7 @@ use molt_fleet::{Config, Host};
 use molt_model::BotId;
 use tokio::net::TcpListener;
 
-use super::{Given, Held, PROVISION, REMOVAL, RESTART, SETTINGS, Scene, Story, Theatre, walk};
+use super::{Given, Held, PROVISION, REMOVAL, RESTART, RESUMPTION, SETTINGS, SUSPENSION, Scene, Story, Theatre, walk};
 use crate::line::Commits;
 use crate::simulated::{Blow, Fuse, Rules, Simulated, SimulatedHost, serve_cells};
 use crate::stage::Stage;
@@ -89,9 +89,15 @@ async fn a_removal_survives_a_kill_at_every_point() {
 }
 
 #[tokio::test]
+async fn a_suspension_and_its_end_survive_a_kill_at_every_point() {
+    walk_all(&SUSPENSION, Blow::Kill, EVERY).await;
+    walk_all(&RESUMPTION, Blow::Kill, EVERY).await;
+}
+
+#[tokio::test]
 async fn any_call_may_be_refused_or_lose_its_answer() {
     for blow in [Blow::Refuse, Blow::LoseAnswer] {
-        for story in [&PROVISION, &RESTART, &REMOVAL] {
+        for story in [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL] {
             walk_all(story, blow, EVERY_CALL).await;
         }
     }
