@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Inner;
+use crate::framing::TWO_LENGTHS;
 use asked::{Asked, Kind};
 pub(crate) use count::Counts;
 use dial::NoWay;
@@ -91,6 +92,12 @@ enum Denied {
 /// upgrades.
 pub(crate) async fn handle(inner: &Inner, bot: &BotId, request: Request<Incoming>) -> Response<Body> {
     inner.egress.handle(bot, request).await
+}
+
+/// Answers such a request when its body can be read in two ways.
+pub(crate) fn two_lengths(inner: &Inner) -> Response<Body> {
+    inner.egress.0.counts.denied(&Denied::TWO_LENGTHS);
+    Denied::TWO_LENGTHS.last_response()
 }
 
 impl Egress {
@@ -181,6 +188,8 @@ fn place_of(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Denied> {
 }
 
 impl Denied {
+    const TWO_LENGTHS: Self = Self::Malformed(TWO_LENGTHS);
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -222,6 +231,13 @@ impl Denied {
         *response.status_mut() = self.status();
         let kind = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+
+    /// The same, after which the connection ends.
+    fn last_response(&self) -> Response<Body> {
+        let mut response = self.response();
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Ghost;
 use crate::call::{self, Caller};
 use crate::egress;
+use crate::framing::Watched;
 use crate::serve::{ACCEPT_PAUSE, BUFFER_BYTES_MAX, HEAD_TIME_MAX, Patient};
 
 /// Connections of one bot. A turn holds a few, and its tools some; the next one waits in the socket's queue.
@@ -56,9 +57,11 @@ async fn connection(
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) {
+    let stream = Watched::new(stream);
+    let framing = stream.framing();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (ghost, bot) = (ghost.clone(), bot.clone());
-        async move { Ok::<_, Infallible>(answer(&ghost, &bot, request).await) }
+        let (ghost, bot, double) = (ghost.clone(), bot.clone(), framing.is_double(request.headers()));
+        async move { Ok::<_, Infallible>(answer(&ghost, &bot, request, double).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -75,10 +78,14 @@ async fn connection(
     let _ = tokio::time::timeout(GRACE, serving).await;
 }
 
-/// A request that names another machine wants out; any other one is for the proxy itself.
-async fn answer(ghost: &Ghost, bot: &BotId, request: Request<Incoming>) -> Response<Body> {
+/// A request that names another machine wants out; any other one is for the proxy itself. `double`: its body can be read in
+/// two ways, so it goes nowhere.
+async fn answer(ghost: &Ghost, bot: &BotId, request: Request<Incoming>, double: bool) -> Response<Body> {
     if request.method() == Method::CONNECT || request.uri().authority().is_some() {
-        return egress::handle(&ghost.0, bot, request).await;
+        return if double { egress::two_lengths(&ghost.0) } else { egress::handle(&ghost.0, bot, request).await };
+    }
+    if double {
+        return call::two_lengths().map(Body::new);
     }
     call::handle(&ghost.0, Caller::Bot(bot), request).await.map(Body::new)
 }
