@@ -305,7 +305,8 @@ async fn a_body_that_can_be_read_in_two_ways_is_refused_at_every_listener() {
                 Door::Gate => Wire::over(UnixStream::connect(&gate).await.expect("the gate is open")),
             };
             let token = &person.token;
-            let head = format!("POST {asked} HTTP/1.1\r\nhost: molt\r\nauthorization: Bearer {token}\r\n{framing}\r\n\r\n");
+            let head =
+                format!("POST {asked} HTTP/1.1\r\nhost: molt\r\nauthorization: Bearer {token}\r\n{framing}\r\n\r\n");
             wire.say(format!("{first}{head}2\r\n{{}}\r\n0\r\n\r\n{health}").as_bytes()).await;
             if !first.is_empty() {
                 let wanted = if first == tunnel { 400 } else { 200 };
