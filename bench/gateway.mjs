@@ -60,9 +60,8 @@ function priority() {
   const groups = '/proc/sys/kernel/sched_autogroup_enabled';
   const grouped = existsSync(groups) && readFileSync(groups, 'utf8').trim() === '1';
   return grouped
-    ? `That counts for little here: each of
-Postgres's processes begins a session of its own, the kernel shares a core out by sessions first (\`sched_autogroup\`), and so
-the one that writes the books may take as much of the core as the load and the upstream together, some milliseconds at a time.`
+    ? `That is so in name only here:
+each of Postgres's processes begins a session, and the kernel shares a core out by sessions first (\`sched_autogroup\`).`
     : 'It takes what the load leaves.';
 }
 

@@ -146,7 +146,7 @@ impl SystemTx {
         let ids = |value: fn(&SettledCall) -> Uuid| calls.iter().map(|call| value(call)).collect::<Vec<Uuid>>();
         let times = |value: fn(&SettledCall) -> Time| calls.iter().map(|call| value(call)).collect::<Vec<Time>>();
         let user = |call: &&SettledCall| people.contains(&call.user).then_some(call.user.0);
-        // To look for each id first, and to mark each row twice, costs a quarter of writing it.
+        // Looking for each id first, and marking each row twice, is work that new calls don't need.
         let sql = if all_new { INSERT_NEW } else { INSERT };
         let rows = sqlx::query(sql)
             .bind(ids(|call| call.id.0))
