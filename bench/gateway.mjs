@@ -55,6 +55,16 @@ function behind(result) {
   return Math.max(...all.map((round) => round.behind_s ?? 0));
 }
 
+/** Whether the database's low priority means anything here. */
+function priority() {
+  const groups = '/proc/sys/kernel/sched_autogroup_enabled';
+  const grouped = existsSync(groups) && readFileSync(groups, 'utf8').trim() === '1';
+  return grouped
+    ? `That is so in name only here:
+each of Postgres's processes begins a session, and the kernel shares a core out by sessions first (\`sched_autogroup\`).`
+    : 'It takes what the load leaves.';
+}
+
 function page(result, tables, cold) {
   const { idle_rss: idle, after_rss: after, peak_rss: peak } = result.meta[NAME];
   const met = (ok) => (ok ? 'yes' : '**no**');
@@ -75,7 +85,7 @@ written to Postgres. Ratios to nginx in the same run, medians of the rounds; the
 absolute figures don't.
 
 The gateway's CPU is all of its process, from before the first call of a run until the last one of it is in the books. The
-database isn't the gateway: it shares the load's core at the lowest priority, so that it takes what the load leaves, and no
+database isn't the gateway, but it shares the load's core, at nice 19. ${priority()} No
 run begins, ours or nginx's, before the books are equal. The books were at most ${behind(result).toFixed(1)} s behind after a run.
 
 | | best peer, bare | goal | here | met |

@@ -24,6 +24,9 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Heartbeats between two tries of what the books refused: what is wrong may have been mended meanwhile.
 const BEATS_BETWEEN_TRIES: u64 = 60;
 
+/// The constraint that refuses a second row for one call.
+const BOOKED_ALREADY: &str = "usage_logs_pkey";
+
 /// The way into the books. It ends when this is dropped; the journal keeps what is left.
 pub(crate) struct Books {
     journal: Arc<Journal>,
@@ -174,7 +177,14 @@ impl Task {
         Ok(())
     }
 
+    /// Only after a crash or a lost answer is one of them there already.
     async fn record(&self, calls: &[SettledCall]) -> Result<(), StoreError> {
+        let mut tx = self.store.system().await?;
+        match tx.record_new_calls(calls, self.clock.now()).await {
+            Ok(_) => return tx.commit().await,
+            Err(StoreError::Constraint { constraint }) if constraint == BOOKED_ALREADY => drop(tx),
+            Err(error) => return Err(error),
+        }
         let mut tx = self.store.system().await?;
         tx.record_calls(calls, self.clock.now()).await?;
         tx.commit().await
@@ -326,6 +336,27 @@ mod tests {
             assert_eq!(proxy.database.count(&row).await, 1);
         }
         assert!(*books.booked().borrow() >= 4);
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_booking_was_not_answered_is_counted_once() {
+        let proxy = Proxy::new().await;
+        let (journal, recovered) = Journal::open(&proxy.folder, SystemClock.now()).unwrap();
+        let journal = Arc::new(journal);
+        for _ in 0..5 {
+            proxy.call(&journal, "v");
+        }
+        let batch = journal.collect(BATCH_MAX);
+        let mut tx = proxy.database.store.system().await.unwrap();
+        assert_eq!(tx.record_calls(&batch.calls[1..3], SystemClock.now()).await.unwrap().len(), 2);
+        tx.commit().await.unwrap();
+        assert_eq!(proxy.spent().await, 2 * 2);
+        let books = Books::start(proxy.database.store.clone(), Arc::new(SystemClock), Arc::clone(&journal), recovered);
+        books.empty().await;
+        assert_eq!(proxy.spent().await, 5 * 2);
+        assert_eq!(proxy.database.count("select count(*) from molt.usage_logs").await, 5);
+        books.close().await;
+        assert_eq!(proxy.unreleased().await, 0, "nothing is left in the journal");
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use crate::admission::{Declined, KeyEntry};
 use crate::answer::{Notice, Refusal, notice};
 use crate::body::{Buffered, read};
 use crate::egress::door;
+use crate::framing::TWO_LENGTHS;
 use crate::outlive::Outliving;
 use crate::relay::{self, AnswerBody, Streaming};
 use crate::request;
@@ -79,8 +80,7 @@ where
 
 /// For a request whose body has a length and comes in chunks. Its connection ends with the answer.
 pub(crate) fn two_lengths() -> Response<AnswerBody> {
-    let message = "Send either Content-Length or Transfer-Encoding: with both, the body can be read in two ways.";
-    let refused = Refusal::invalid("two_lengths", message).response(Style::OpenAi);
+    let refused = Refusal::invalid("two_lengths", TWO_LENGTHS).response(Style::OpenAi);
     let mut refused = refused.map(AnswerBody::whole);
     refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     refused

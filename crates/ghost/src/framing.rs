@@ -11,6 +11,9 @@ use std::task::{Context, Poll, ready};
 use http::{HeaderMap, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// What is said to whoever sends such a request.
+pub const TWO_LENGTHS: &str =
+    "Send either Content-Length or Transfer-Encoding: with both, the body can be read in two ways.";
 /// The longest line that is looked into: a length or the name of an encoding. Of longer ones this is the beginning.
 const LINE_BYTES: usize = 64;
 
@@ -174,7 +177,8 @@ impl Watch {
         self.at = match self.at {
             // Empty lines before a request are skipped, as the library does.
             At::Opening if line.is_empty() => At::Opening,
-            At::Opening if line.starts_with(b"CONNECT ") || line.starts_with(b"PRI ") => At::Blind,
+            // What a tunnel carries begins otherwise, but for plain HTTP, which is read on as such and harms nobody.
+            At::Opening if !line[0].is_ascii_graphic() || line.starts_with(b"PRI ") => At::Blind,
             At::Opening => {
                 (self.length, self.chunked) = (None, false);
                 At::Headers
@@ -249,7 +253,10 @@ mod tests {
             ([GET, OTHER_WAY].concat(), 2),
             (["\r\n", BODY, BODY, CHUNKS, CHUNKS, GET, DOUBLE].concat(), 6),
             ([DOUBLE, OTHER_WAY].concat(), 1),
-            (["CONNECT a:1 HTTP/1.1\r\n\r\n", DOUBLE].concat(), 0),
+            // A tunnel that was refused leaves a connection for requests; one that was opened carries anything.
+            (["CONNECT a:1 HTTP/1.1\r\n\r\n", DOUBLE].concat(), 2),
+            (["CONNECT a:1 HTTP/1.1\r\n\r\n", "\u{16}\u{3}\u{1}\n", DOUBLE].concat(), 0),
+            (["PRI * HTTP/2.0\r\n\r\n", DOUBLE].concat(), 0),
         ] {
             assert_eq!(double(&[wire.as_bytes()]), found, "{wire}");
             let bytes: Vec<&[u8]> = wire.as_bytes().chunks(1).collect();

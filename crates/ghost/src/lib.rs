@@ -62,7 +62,7 @@ use watch::Watch;
 pub use admission::limits::{Limits, Rates};
 pub use config::{Config, ProviderConfig, ProviderKind};
 pub use egress::Config as EgressConfig;
-pub use framing::{Framing, Watched};
+pub use framing::{Framing, TWO_LENGTHS, Watched};
 pub use gate::{Gates, GatesHeld};
 pub use serve::{Listeners, Server};
 pub use upstream::{KeyFileFault, MasterKey, read_key_file};

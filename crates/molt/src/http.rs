@@ -17,7 +17,7 @@ use axum::routing::get;
 use axum::serve::{IncomingStream, Listener};
 use http::StatusCode;
 use molt_api::{Code, Problem};
-use molt_ghost::{Framing, Ghost, Watched};
+use molt_ghost::{Framing, Ghost, TWO_LENGTHS, Watched};
 use molt_model::{Clock, SystemClock};
 use molt_store::Store;
 use molt_store::stuck::StuckWhy;
@@ -123,8 +123,7 @@ async fn one_length(ConnectInfo(caller): ConnectInfo<Caller>, mut request: Reque
     if request.uri().path().starts_with("/v1") {
         return molt_ghost::two_lengths();
     }
-    let detail = "Send either Content-Length or Transfer-Encoding: with both, the body can be read in two ways.";
-    ([("connection", "close")], Problem::new(Code::InvalidHeader, detail)).into_response()
+    ([("connection", "close")], Problem::new(Code::InvalidHeader, TWO_LENGTHS)).into_response()
 }
 
 /// `/metrics` in OpenMetrics' words, for this machine's operator; and health, for roles without a front door.

@@ -167,7 +167,8 @@ impl Command {
 }
 
 fn main() -> ExitCode {
-    // The allocator asks for pages of 2 MiB and would keep twelve where three are used. Without it only memory is lost.
+    // Where the kernel gives pages of 2 MiB unasked, a heap would keep twelve megabytes where three are used. The allocator has
+    // its first memory before this line, so it is built not to ask for them itself. Without this only memory is lost.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -182,6 +182,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::StoreError;
     use crate::testing::{TestDatabase, database};
 
     fn at(text: &str) -> Time {
@@ -250,7 +251,7 @@ mod tests {
         let first = call(user, 5, "2026-11-22T10:00:00Z");
         let second = call(user, 7, "2026-11-23T10:00:00Z");
         let gone = call(UserId::random(), 9, "2026-11-22T10:00:00Z");
-        assert_eq!(tx.record_calls(std::slice::from_ref(&first), now).await.unwrap(), [first.id]);
+        assert_eq!(tx.record_new_calls(std::slice::from_ref(&first), now).await.unwrap(), [first.id]);
         assert_eq!(tx.record_calls(std::slice::from_ref(&first), now).await.unwrap(), []);
         let batch = [first.clone(), second.clone(), second.clone(), gone.clone()];
         let mut new = tx.record_calls(&batch, now).await.unwrap();
@@ -261,6 +262,13 @@ mod tests {
         assert_eq!(tx.record_calls(&batch, now).await.unwrap(), []);
         assert_eq!(tx.record_calls(&[], now).await.unwrap(), []);
         tx.commit().await.unwrap();
+        let mut tx = database.store.system().await.unwrap();
+        let mixed = [call(user, 3, "2026-11-22T10:00:00Z"), second];
+        let refused = tx.record_new_calls(&mixed, now).await;
+        let known = |constraint: &str| constraint == "usage_logs_pkey";
+        assert!(matches!(&refused, Err(StoreError::Constraint { constraint }) if known(constraint)), "{refused:?}");
+        drop(tx);
+        assert_eq!(database.count("select count(*) from molt.usage_logs").await, 3);
         assert_eq!(database.text("select prices from molt.price_books").await.as_deref(), Some("{}"));
         assert_eq!(database.count("select count(*) from molt.events").await, 2);
         assert_eq!(database.count("select count(*) from molt.usage_logs where user_id is null").await, 1);

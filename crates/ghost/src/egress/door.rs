@@ -88,9 +88,9 @@ impl Egress {
         let Ok(upgraded) = upgrade.await else { return };
         let stream = Held { stream: TokioIo::new(upgraded), _places: places };
         let (egress, stop) = (self.clone(), self.0.stop.clone());
-        let answer = move |request| {
+        let answer = move |request, double| {
             let (egress, guest) = (egress.clone(), guest.clone());
-            async move { egress.serve(&guest, request).await }
+            async move { if double { egress.two_lengths() } else { egress.serve(&guest, request).await } }
         };
         converse(stream, &stop, answer).await;
     }

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Inner;
+use crate::framing::TWO_LENGTHS;
 use asked::{Asked, Kind};
 pub(crate) use count::Counts;
 use dial::NoWay;
@@ -143,6 +144,12 @@ impl Egress {
         }
     }
 
+    /// The answer to a request whose body can be read in two ways.
+    pub(crate) fn two_lengths(&self) -> Response<Body> {
+        self.0.counts.denied(&Denied::TWO_LENGTHS);
+        Denied::TWO_LENGTHS.last_response()
+    }
+
     async fn answer(&self, guest: &Guest, request: Request<Incoming>) -> Result<Response<Body>, Denied> {
         let asked = Asked::read(&request).map_err(Denied::Malformed)?;
         let passage = self.pass(guest, &asked).await?;
@@ -203,6 +210,8 @@ fn place_of(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Denied> {
 }
 
 impl Denied {
+    const TWO_LENGTHS: Self = Self::Malformed(TWO_LENGTHS);
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -253,6 +262,13 @@ impl Denied {
         if *self == Self::NoKey {
             headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"egress\""));
         }
+        response
+    }
+
+    /// The same, after which the connection ends.
+    fn last_response(&self) -> Response<Body> {
+        let mut response = self.response();
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     }
 }

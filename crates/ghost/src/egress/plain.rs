@@ -22,6 +22,7 @@ use super::Denied;
 use super::asked::{place_of, port_of};
 use super::pace::{Paced, Pulse};
 use super::passage::Passage;
+use crate::framing::Watched;
 use crate::serve::HEAD_TIME_MAX;
 
 /// What may be buffered of a connection. A head is a few kilobytes, or it is no head.
@@ -76,14 +77,18 @@ where
     let (sender, connection) = shaken.map_err(io::Error::other)?;
     let sender = Arc::new(Mutex::new(sender));
     let host = &host(&passage.place, passage.port);
+    let cell = Watched::new(cell);
+    let framing = cell.framing();
     let service = service_fn(|request: Request<Incoming>| {
-        let sender = Arc::clone(&sender);
+        let (sender, double) = (Arc::clone(&sender), framing.is_double(request.headers()));
         async move {
+            if double {
+                passage.counts().denied(&Denied::TWO_LENGTHS);
+                return Ok(Denied::TWO_LENGTHS.last_response());
+            }
             if !is_for(&request, &passage.place) {
                 passage.refuse_silently(Reason::OtherName);
-                let mut refused = Denied::Refused(Reason::OtherName, passage.place.clone()).response();
-                refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                return Ok(refused);
+                return Ok(Denied::Refused(Reason::OtherName, passage.place.clone()).last_response());
             }
             let mut sender = sender.lock().await;
             let answer = match outgoing(request, host) {

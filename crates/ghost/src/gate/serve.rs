@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Ghost;
 use crate::call::{self, Caller};
 use crate::egress;
+use crate::framing::Watched;
 use crate::serve::{ACCEPT_PAUSE, BUFFER_BYTES_MAX, HEAD_TIME_MAX, Patient};
 
 /// Connections of one bot. A turn holds a few, and its tools some; the next one waits in the socket's queue.
@@ -57,22 +58,26 @@ async fn connection(
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) {
-    let answer = move |request| {
+    let answer = move |request, double| {
         let (ghost, bot) = (ghost.clone(), bot.clone());
-        async move { answer(&ghost, &bot, request).await }
+        async move { answer(&ghost, &bot, request, double).await }
     };
     converse(stream, &stop, answer).await;
 }
 
-/// Serves one connection of a bot until it ends, or for a moment more when `stop` says so.
+/// Serves one connection of a bot until it ends, or for a moment more when `stop` says so. `answer` is told with each request
+/// whether its body can be read in two ways.
 pub(crate) async fn converse<S, A, F>(stream: S, stop: &CancellationToken, answer: A)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: Fn(Request<Incoming>) -> F,
+    A: Fn(Request<Incoming>, bool) -> F,
     F: Future<Output = Response<Body>>,
 {
+    let stream = Watched::new(stream);
+    let framing = stream.framing();
     let service = service_fn(move |request: Request<Incoming>| {
-        let answered = answer(request);
+        let double = framing.is_double(request.headers());
+        let answered = answer(request, double);
         async move { Ok::<_, Infallible>(answered.await) }
     });
     let serving = http1::Builder::new()
@@ -90,10 +95,14 @@ where
     let _ = tokio::time::timeout(GRACE, serving).await;
 }
 
-/// A request that names another machine wants out; any other one is for the proxy itself.
-async fn answer(ghost: &Ghost, bot: &BotId, request: Request<Incoming>) -> Response<Body> {
+/// A request that names another machine wants out; any other one is for the proxy itself. `double`: its body can be read in
+/// two ways, so it goes nowhere.
+async fn answer(ghost: &Ghost, bot: &BotId, request: Request<Incoming>, double: bool) -> Response<Body> {
     if request.method() == Method::CONNECT || request.uri().authority().is_some() {
-        return egress::handle(&ghost.0, bot, request).await;
+        return if double { ghost.0.egress.two_lengths() } else { egress::handle(&ghost.0, bot, request).await };
+    }
+    if double {
+        return call::two_lengths().map(Body::new);
     }
     call::handle(&ghost.0, Caller::Bot(bot), request).await.map(Body::new)
 }

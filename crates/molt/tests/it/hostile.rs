@@ -2,7 +2,7 @@
 //! stays bounded, and a neighbour's calls go on all the while.
 //! Never: a library between the hostile words and the wire.
 
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

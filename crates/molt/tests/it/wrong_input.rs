@@ -12,7 +12,9 @@ use molt_model::{Clock, Time};
 use molt_store::{SealKey, Store};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use tokio::net::UnixStream;
 
+use crate::hostile::wire::Wire;
 use crate::stack::Stack;
 use crate::stack::chat::Refusal;
 use crate::stack::http::{Answer, Ask};
@@ -271,4 +273,59 @@ async fn a_frame_that_makes_no_sense_is_answered_and_the_socket_stays_open() {
     assert_eq!(turn.end(), "finished");
     assert_eq!(stack.database.count("select count(*) from molt.runs").await, 1, "only the good message is a run");
     stack.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_that_can_be_read_in_two_ways_is_refused_at_every_listener() {
+    let stack = Stack::start().await;
+    let (person, bot) = stack.with_bot("Ada").await;
+    let before = stack.database.everything().await;
+    let gate = stack.data().join("bots").join(&bot).join("run/out/proxy.sock");
+    // The pages, the proxy among them, the operator's own, and the bot's gate: to the proxy, out into the world, and on a
+    // connection whose tunnel was refused. Before it comes what leaves the connection as it was.
+    let public = Door::Port(stack.port);
+    let health = "GET /healthz HTTP/1.1\r\nhost: molt\r\n\r\n";
+    let tunnel = "CONNECT site.example HTTP/1.1\r\nhost: site.example\r\n\r\n";
+    for (door, first, asked, said) in [
+        (public, "", "/api/auth/login", "invalid_header"),
+        (public, health, "/api/bots", "invalid_header"),
+        (public, health, "/v1/chat/completions", "two_lengths"),
+        (public, "", "/", "invalid_header"),
+        (Door::Port(stack.port + 1), health, "/metrics", "invalid_header"),
+        (Door::Gate, health, "/v1/chat/completions", "two_lengths"),
+        (Door::Gate, "", "http://site.example/", "Content-Length or Transfer-Encoding"),
+        (Door::Gate, tunnel, "http://site.example/", "Content-Length or Transfer-Encoding"),
+    ] {
+        for framing in [
+            "content-length: 2\r\ntransfer-encoding: chunked",
+            "Transfer-Encoding:chunked\r\nx-between: 1\r\nCONTENT-LENGTH:  44",
+        ] {
+            let mut wire = match door {
+                Door::Port(port) => Wire::open(port).await,
+                Door::Gate => Wire::over(UnixStream::connect(&gate).await.expect("the gate is open")),
+            };
+            let token = &person.token;
+            let head =
+                format!("POST {asked} HTTP/1.1\r\nhost: molt\r\nauthorization: Bearer {token}\r\n{framing}\r\n\r\n");
+            wire.say(format!("{first}{head}2\r\n{{}}\r\n0\r\n\r\n{health}").as_bytes()).await;
+            if !first.is_empty() {
+                let wanted = if first == tunnel { 400 } else { 200 };
+                assert_eq!(wire.hear().await.expect("an answer").status, wanted, "{asked}");
+            }
+            let answer = wire.hear().await.unwrap_or_else(|| panic!("{asked}: no answer"));
+            answer.refuses(400, said);
+            assert!(answer.head.contains("connection: close"), "{asked}: {answer:?}");
+            assert!(wire.hear().await.is_none(), "{asked}: what follows isn't read as a request");
+        }
+    }
+    assert_eq!(stack.database.everything().await, before, "nothing has changed");
+    stack.finish().await;
+}
+
+/// Where somebody can knock.
+#[derive(Clone, Copy)]
+enum Door {
+    Port(u16),
+    /// The bot's.
+    Gate,
 }

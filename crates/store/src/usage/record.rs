@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use molt_model::usage::Estimate;
 use molt_model::{BotId, ConversationId, Event, EventKind, Nanos, RequestId, RunId, Time, UserId};
 use serde_json::{Value, json};
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::{SURFACE_CHAT, SettledCall};
@@ -20,6 +21,26 @@ struct Run {
 
 type Runs = HashMap<Uuid, Run>;
 
+/// The text of an insert of calls, column by column, and what comes after it.
+macro_rules! insert_calls {
+    ($rest:literal) => {
+        concat!(
+            "insert into molt.usage_logs (id, user_id, book_key, bot_id, key_id, run_id, provider, model, surface,
+               tokens_in, tokens_out, tokens_cache_read, tokens_cache_write, tokens_reasoning, reserved_nanos, cost_nanos,
+               operator_nanos, price_version, estimate, first_byte_ms, duration_ms, at, holder, period_start)
+             select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::text[],
+               $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
+               $15::bigint[], $16::bigint[], $17::bigint[], $18::text[], $19::text[], $20::bigint[], $21::bigint[],
+               $22::timestamptz[], $23::uuid[], $24::timestamptz[])",
+            $rest
+        )
+    };
+}
+
+/// Fails where one is there already.
+const INSERT_NEW: &str = insert_calls!("");
+const INSERT: &str = insert_calls!(" on conflict (id) do nothing returning id");
+
 impl SystemTx {
     /// Writes calls into the books, counts them in their budgets and announces them; a request id that is there already
     /// changes nothing. Returns the ids of the new rows. Safe to repeat.
@@ -27,6 +48,16 @@ impl SystemTx {
     /// A call whose trace id is a run of the same bot that hasn't ended becomes a frame of its chat. All others are announced
     /// by one `usage` event for each person, which holds their sums: nothing may follow the frame that ends a run.
     pub async fn record_calls(&mut self, calls: &[SettledCall], now: Time) -> Result<Vec<RequestId>> {
+        self.record(calls, now, false).await
+    }
+
+    /// The same for calls that are new in all likelihood, in less of the database's time. If one of them is there already it
+    /// fails as `Constraint { usage_logs_pkey }`, nothing of this transaction stays, and `record_calls` does it.
+    pub async fn record_new_calls(&mut self, calls: &[SettledCall], now: Time) -> Result<Vec<RequestId>> {
+        self.record(calls, now, true).await
+    }
+
+    async fn record(&mut self, calls: &[SettledCall], now: Time, all_new: bool) -> Result<Vec<RequestId>> {
         let mut calls: Vec<&SettledCall> = calls.iter().collect();
         // Those that are paid from the same purses stand together.
         calls.sort_by_key(|call| (call.user, call.key, call.id));
@@ -40,7 +71,7 @@ impl SystemTx {
             .flat_map(|alike| scopes(alike[0]).into_iter().map(|scope| (scope.key(), alike[0].user)))
             .collect();
         budget::lock_for_booking(&mut self.tx, &touched).await?;
-        let new = self.insert(&calls, &runs, &people).await?;
+        let new = self.insert(&calls, &runs, &people, all_new).await?;
         if new.len() < calls.len() {
             let new: HashSet<RequestId> = new.iter().copied().collect();
             calls.retain(|call| new.contains(&call.id));
@@ -106,6 +137,7 @@ impl SystemTx {
         calls: &[&SettledCall],
         runs: &Runs,
         people: &HashSet<UserId>,
+        all_new: bool,
     ) -> Result<Vec<RequestId>> {
         let run = |call: &SettledCall| call.run.map(|run| run.0).filter(|run| runs.contains_key(run));
         let numbers = |value: fn(&SettledCall) -> i64| calls.iter().map(|call| value(call)).collect::<Vec<i64>>();
@@ -114,43 +146,39 @@ impl SystemTx {
         let ids = |value: fn(&SettledCall) -> Uuid| calls.iter().map(|call| value(call)).collect::<Vec<Uuid>>();
         let times = |value: fn(&SettledCall) -> Time| calls.iter().map(|call| value(call)).collect::<Vec<Time>>();
         let user = |call: &&SettledCall| people.contains(&call.user).then_some(call.user.0);
-        let new: Vec<Uuid> = sqlx::query_scalar(
-            "insert into molt.usage_logs (id, user_id, book_key, bot_id, key_id, run_id, provider, model, surface,
-               tokens_in, tokens_out, tokens_cache_read, tokens_cache_write, tokens_reasoning, reserved_nanos, cost_nanos,
-               operator_nanos, price_version, estimate, first_byte_ms, duration_ms, at, holder, period_start)
-             select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::text[],
-               $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-               $15::bigint[], $16::bigint[], $17::bigint[], $18::text[], $19::text[], $20::bigint[], $21::bigint[],
-               $22::timestamptz[], $23::uuid[], $24::timestamptz[])
-             on conflict (id) do nothing returning id",
-        )
-        .bind(ids(|call| call.id.0))
-        .bind(calls.iter().map(user).collect::<Vec<Option<Uuid>>>())
-        .bind(ids(|call| call.book_key))
-        .bind(calls.iter().map(|call| call.bot.as_ref().map(BotId::as_str)).collect::<Vec<Option<&str>>>())
-        .bind(ids(|call| call.key.0))
-        .bind(calls.iter().map(|call| run(call)).collect::<Vec<Option<Uuid>>>())
-        .bind(texts(|call| &call.provider))
-        .bind(texts(|call| &call.model))
-        .bind(texts(|call| &call.surface))
-        .bind(numbers(|call| call.usage.input))
-        .bind(numbers(|call| call.usage.output))
-        .bind(numbers(|call| call.usage.cache_read))
-        .bind(numbers(|call| call.usage.cache_write))
-        .bind(numbers(|call| call.usage.reasoning))
-        .bind(numbers(|call| call.reserved_nanos))
-        .bind(numbers(|call| call.cost_nanos))
-        .bind(numbers(|call| call.operator_nanos))
-        .bind(texts(|call| &call.price_version.0))
-        .bind(calls.iter().map(|call| call.estimate.map(Estimate::as_str)).collect::<Vec<Option<&str>>>())
-        .bind(calls.iter().map(|call| call.first_byte_ms).collect::<Vec<Option<i64>>>())
-        .bind(numbers(|call| call.duration_ms))
-        .bind(times(|call| call.at))
-        .bind(ids(|call| call.holder.0))
-        .bind(times(|call| call.period_start))
-        .fetch_all(&mut *self.tx)
-        .await?;
-        Ok(new.into_iter().map(RequestId).collect())
+        // Looking for each id first, and marking each row twice, is work that new calls don't need.
+        let sql = if all_new { INSERT_NEW } else { INSERT };
+        let rows = sqlx::query(sql)
+            .bind(ids(|call| call.id.0))
+            .bind(calls.iter().map(user).collect::<Vec<Option<Uuid>>>())
+            .bind(ids(|call| call.book_key))
+            .bind(calls.iter().map(|call| call.bot.as_ref().map(BotId::as_str)).collect::<Vec<Option<&str>>>())
+            .bind(ids(|call| call.key.0))
+            .bind(calls.iter().map(|call| run(call)).collect::<Vec<Option<Uuid>>>())
+            .bind(texts(|call| &call.provider))
+            .bind(texts(|call| &call.model))
+            .bind(texts(|call| &call.surface))
+            .bind(numbers(|call| call.usage.input))
+            .bind(numbers(|call| call.usage.output))
+            .bind(numbers(|call| call.usage.cache_read))
+            .bind(numbers(|call| call.usage.cache_write))
+            .bind(numbers(|call| call.usage.reasoning))
+            .bind(numbers(|call| call.reserved_nanos))
+            .bind(numbers(|call| call.cost_nanos))
+            .bind(numbers(|call| call.operator_nanos))
+            .bind(texts(|call| &call.price_version.0))
+            .bind(calls.iter().map(|call| call.estimate.map(Estimate::as_str)).collect::<Vec<Option<&str>>>())
+            .bind(calls.iter().map(|call| call.first_byte_ms).collect::<Vec<Option<i64>>>())
+            .bind(numbers(|call| call.duration_ms))
+            .bind(times(|call| call.at))
+            .bind(ids(|call| call.holder.0))
+            .bind(times(|call| call.period_start))
+            .fetch_all(&mut *self.tx)
+            .await?;
+        if all_new {
+            return Ok(calls.iter().map(|call| call.id).collect());
+        }
+        rows.iter().map(|row| Ok(RequestId(row.try_get(0)?))).collect()
     }
 
     /// Adds new rows to the sums that `watch` looks at. After all other locks: whoever else writes there holds none of them.

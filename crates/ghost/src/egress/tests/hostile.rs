@@ -117,6 +117,16 @@ async fn a_tunnel_to_port_80_is_for_its_own_host() {
     let other = "GET / HTTP/1.1\r\nhost: other.example\r\n\r\n";
     assert_eq!(world::status(&world::ask(&mut stream, other).await), 403);
     rig.refused("site.example", 80, 1).await;
+    // Two lengths: it goes nowhere, and neither does what follows.
+    let mut stream = rig.tunnel("site.example:80").await.unwrap();
+    let double = "POST / HTTP/1.1\r\nhost: site.example\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n\
+                  0\r\n\r\nGET /more HTTP/1.1\r\nhost: site.example\r\n\r\n";
+    let head = world::ask(&mut stream, double).await;
+    assert!(world::status(&head) == 400 && head.contains("connection: close"), "{head}");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.contains("Content-Length or Transfer-Encoding") && !rest.contains("reached"), "{rest}");
+    assert_eq!(rig.counted("failed", "malformed"), 1);
     let mut stream = rig.tunnel("site.example:80").await.unwrap();
     let mut endless = stream.write_all(b"GET / HTTP/1.1\r\n").await;
     while endless.is_ok() {

@@ -3,28 +3,32 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// No answer takes longer, and no write waits longer for a proxy that still takes bytes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) struct Wire {
-    stream: TcpStream,
+pub(crate) struct Wire {
+    stream: Box<dyn Stream>,
     read: Vec<u8>,
 }
 
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// One answer.
 #[derive(Debug)]
-pub(super) struct Said {
-    pub(super) status: u16,
-    pub(super) head: String,
+pub(crate) struct Said {
+    pub(crate) status: u16,
+    pub(crate) head: String,
     /// Of a stream, with its chunk marks.
-    pub(super) body: String,
+    pub(crate) body: String,
 }
 
 /// A well-formed request.
-pub(super) fn post(path: &str, key: &str, body: &str) -> Vec<u8> {
+pub(crate) fn post(path: &str, key: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     let head =
         format!("POST {path} HTTP/1.1\r\nhost: molt\r\nauthorization: Bearer {key}\r\ncontent-length: {length}\r\n");
@@ -32,24 +36,27 @@ pub(super) fn post(path: &str, key: &str, body: &str) -> Vec<u8> {
 }
 
 impl Wire {
-    pub(super) async fn open(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the proxy listens");
-        Self { stream, read: Vec::new() }
+    pub(crate) async fn open(port: u16) -> Self {
+        Self::over(TcpStream::connect(("127.0.0.1", port)).await.expect("the proxy listens"))
+    }
+
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
+        Self { stream: Box::new(stream), read: Vec::new() }
     }
 
     /// Whether it was taken.
-    pub(super) async fn try_say(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) async fn try_say(&mut self, bytes: &[u8]) -> bool {
         let written = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await;
         written.is_ok_and(|written| written.is_ok())
     }
 
     /// The proxy may answer, and end the connection, before it has all.
-    pub(super) async fn say(&mut self, bytes: &[u8]) {
+    pub(crate) async fn say(&mut self, bytes: &[u8]) {
         let _ = self.try_say(bytes).await;
     }
 
     /// The next answer; `None`: the connection is over.
-    pub(super) async fn hear(&mut self) -> Option<Said> {
+    pub(crate) async fn hear(&mut self) -> Option<Said> {
         tokio::time::timeout(PATIENCE, self.next()).await.expect("an answer or an end")
     }
 
@@ -89,7 +96,7 @@ impl Wire {
     }
 
     /// Everything until the end of the stream or the connection; how many bytes.
-    pub(super) async fn swallow(&mut self) -> usize {
+    pub(crate) async fn swallow(&mut self) -> usize {
         const END: &[u8] = b"0\r\n\r\n";
         let mut bytes = 0;
         self.read.clear();
@@ -109,13 +116,13 @@ impl Wire {
 impl Said {
     /// An error that says what is wrong.
     #[track_caller]
-    pub(super) fn refuses(&self, status: u16, code: &str) {
+    pub(crate) fn refuses(&self, status: u16, code: &str) {
         assert_eq!(self.status, status, "{self:?}");
         assert!(self.body.contains(code), "{self:?}");
     }
 
     #[track_caller]
-    pub(super) fn is_refused(&self) {
+    pub(crate) fn is_refused(&self) {
         assert!((400..500).contains(&self.status), "{} {}", self.head, &self.body[..self.body.len().min(400)]);
     }
 }
