@@ -10,6 +10,8 @@ mod fly_contract;
 mod fly_faults;
 mod fly_simulator;
 mod process;
+#[path = "../programs/mod.rs"]
+mod programs;
 mod stories;
 mod suite;
 
