@@ -255,7 +255,7 @@ async function endsAgainAndAgain(person) {
 // From here on OpenClaw is started by a command of the operator's own, which makes two time zones break it.
 async function undoChanges(person) {
   await installation.stop();
-  const [installed] = readdirSync(join(installation.dataDir, "runtime"));
+  const installed = readdirSync(join(installation.dataDir, "runtime")).find((name) => !name.startsWith("."));
   const packages = join(installation.dataDir, "runtime", installed, "node_modules");
   const sick = `${installation.dataDir}.sick.mjs`;
   copyFileSync(join(here, "sick.mjs"), sick);
