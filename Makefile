@@ -97,13 +97,14 @@ e2e/node_modules/.installed: e2e/package-lock.json
 # Twelve minutes for all parsers together: ten of them, two at a time.
 PROVE_FUZZ_SECONDS ?= 150
 .PHONY: prove
-prove: app ## the long proofs, whole: every kill at every moment, ten minutes of random input, then with the real OpenClaw (half an hour)
+prove: app e2e/node_modules/.installed ## the long proofs, whole: every kill at every moment, ten minutes of random input, then kills and faults with the real OpenClaw (three quarters of an hour)
 	fuzz/run $(PROVE_FUZZ_SECONDS)
 	cargo build --workspace --bins --quiet
 	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt --package molt-fleet --test it
 	MOLT_PROVE=1 cargo $(RUN_TESTS) --package molt-fleet --test conformance
 	@$(MAKE) --no-print-directory test-postgres-stop
 	node e2e/kills.mjs
+	node e2e/faults.mjs
 
 SECONDS ?= 20
 .PHONY: fuzz

@@ -62,12 +62,18 @@ export class Installation {
 
   // For a run that failed: nothing of ours stays.
   abandon() {
-    for (const { pid } of this.processes()) end(pid);
+    for (const { pid } of this.processes()) strike(pid, "SIGKILL");
   }
 
-  // Every process that names this data folder in its command line or environment, and what they started: a sealed cell
-  // doesn't know the folder, but its keeper does.
-  processes() {
+  // Starts with this configuration file from the next launch on.
+  configure(settings) {
+    this.options = ["--config", settings];
+  }
+
+  // Every process that names this data folder (or this bot's) in its command line or environment, and what they started: a
+  // sealed cell doesn't know the folder, but its keeper does.
+  processes(bot) {
+    const place = bot ? this.botFolder(bot) : this.dataDir;
     const read = (pid, what) => {
       try {
         return readFileSync(`/proc/${pid}/${what}`, "latin1");
@@ -80,7 +86,7 @@ export class Installation {
       .filter((name) => /^\d+$/.test(name) && !ours.has(name))
       .map((name) => ({ pid: Number(name), command: read(name, "cmdline").replaceAll("\0", " ").trim(), environment: read(name, "environ"), parent: Number(parent(read, name)) }));
     const known = new Set(
-      all.filter(({ command, environment }) => command.includes(this.dataDir) || environment.includes(this.dataDir)).map(({ pid }) => pid),
+      all.filter(({ command, environment }) => command.includes(place) || environment.includes(place)).map(({ pid }) => pid),
     );
     for (let before = -1; before !== known.size; ) {
       before = known.size;
@@ -91,32 +97,34 @@ export class Installation {
       .map(({ pid, command, parent }) => ({ pid, command, parent }));
   }
 
-  cells() {
-    return this.processes().filter(({ command }) => /(^|\/)molt-cell[^/ ]*( |$)/.test(command) && !/(^|\/)bwrap /.test(command));
+  cells(bot) {
+    return this.processes(bot).filter(({ command }) => /(^|\/)molt-cell[^/ ]*( |$)/.test(command) && !/(^|\/)bwrap /.test(command));
   }
 
-  runtimes() {
-    return this.processes().filter(({ command }) => command.includes("openclaw") && !command.includes("npm"));
+  runtimes(bot) {
+    return this.processes(bot).filter(({ command }) => command.includes("openclaw") && !command.includes("npm"));
   }
 
   // The runtimes without the helpers that they start for themselves: one per running bot, or something is wrong.
-  gateways() {
-    const runtimes = this.runtimes();
+  gateways(bot) {
+    const runtimes = this.runtimes(bot);
     const pids = new Set(runtimes.map(({ pid }) => pid));
     return runtimes.filter(({ parent, command }) => !pids.has(parent) && !/(^|\/)molt[^/ ]*( |$)/.test(command));
   }
 
-  // Kill -9.
-  killCell() {
-    const cells = this.cells();
+  // Kill -9, or another signal, of the one cell or the one runtime that there is (of this bot). Answers its number.
+  killCell(bot, signal = "SIGKILL") {
+    const cells = this.cells(bot);
     if (cells.length !== 1) throw new Error(`one cell expected: ${JSON.stringify(cells)}`);
-    end(cells[0].pid);
+    strike(cells[0].pid, signal);
+    return cells[0].pid;
   }
 
-  killRuntime() {
-    const gateways = this.gateways();
+  killRuntime(bot, signal = "SIGKILL") {
+    const gateways = this.gateways(bot);
     if (gateways.length !== 1) throw new Error(`one runtime expected: ${JSON.stringify(gateways)}`);
-    end(gateways[0].pid);
+    strike(gateways[0].pid, signal);
+    return gateways[0].pid;
   }
 
   async killMolt() {
@@ -124,9 +132,13 @@ export class Installation {
     await until("molt is gone", STOP_MAX_MS, () => this.child.exitCode !== null || this.child.signalCode !== null);
   }
 
+  botFolder(bot) {
+    return join(this.dataDir, "bots", bot);
+  }
+
   // What the cell of a bot says.
   cellLog(bot) {
-    return readFileSync(join(this.dataDir, "bots", bot, "log/cell.log"), "utf8");
+    return readFileSync(join(this.botFolder(bot), "log/cell.log"), "utf8");
   }
 
   // How long the bot's runtime took to boot when it last did, by the cell's clock.
@@ -165,9 +177,9 @@ function parent(read, pid) {
   return /^PPid:\s*(\d+)/m.exec(read(pid, "status"))?.[1];
 }
 
-function end(pid) {
+function strike(pid, signal) {
   try {
-    process.kill(pid, "SIGKILL");
+    process.kill(pid, signal);
   } catch {
     // it was faster
   }

@@ -16,6 +16,7 @@ import { DockerInstallation } from "./docker.mjs";
 import { Installation, until } from "./installation.mjs";
 import { Person } from "./person.mjs";
 import { tellStart } from "./timeline.mjs";
+import { LISTED, UNLISTED, Web } from "./web.mjs";
 
 // The first run on a machine fetches OpenClaw and its Node.
 const PROVISIONING_MAX_MS = 900_000;
@@ -25,6 +26,9 @@ const TURN_MAX_MS = 90_000;
 const RECOVERY_MAX_MS = 120_000;
 
 const ACCOUNT = { email: "ada@example.com", password: "a lobster in the garden" };
+// What a person allows is in force after this.
+const IN_FORCE_MS = 1_000;
+
 // Takes a few seconds to write, word by word.
 const LONG = "Tell me a long story about the lighthouse near Porto.";
 
@@ -42,10 +46,12 @@ const { values: options } = parseArgs({
 // Bots stay on their kind of host, so each kind has a folder of its own; both are used again by the next run.
 const dataDir = options["data-dir"] ?? join(tmpdir(), "molt-e2e", options.docker ? "docker" : "data");
 const figures = {};
+const web = await Web.open();
 const Kind = options.docker ? DockerInstallation : Installation;
 const installation = await Kind.start({
   molt: resolve(options.molt),
   dataDir: resolve(dataDir),
+  settings: web.write(`${resolve(dataDir)}.toml`),
   socket: options.docker,
 });
 const browser = await openBrowser(resolve(options.pictures));
@@ -63,6 +69,7 @@ try {
   await pullThePlug();
   await reachTheCap();
   await putAwayAndBringBack();
+  await reachTheWeb();
   await seeTheBill();
   await sameByCurl();
   assert.deepEqual(browser.faults, [], "the browser's console is clean");
@@ -77,6 +84,7 @@ try {
   await browser.close().catch(() => {});
 } finally {
   installation.abandon();
+  web.close();
 }
 console.log(JSON.stringify(figures, null, 2));
 process.exit(failed ? 1 : 0);
@@ -195,6 +203,40 @@ async function stopAnAnswer() {
   await by("turn-stopped").last().waitFor();
 }
 
+// By the runtime's own tool and by the programs of its shell: what is listed is reached; what isn't is refused, and the person
+// is asked, and allows it with one tap.
+async function reachTheWeb() {
+  const began = Date.now();
+  await by("conversation-new").click();
+  await by("chat-empty").waitFor();
+  const listed = await turn(`What does http://${LISTED}/today say?`);
+  assert.match(listed.text, /Seven blue lobsters/, "a listed place is read");
+  const ask = `What does http://${UNLISTED}/soup say?`;
+  const refused = await turn(ask);
+  assert.doesNotMatch(refused.text, /a leek/);
+  assert.deepEqual(web.asked[UNLISTED], [], "nothing reached the place that nobody allowed");
+  await by("chat-wanted").getByText(`Pip wanted to reach ${UNLISTED}.`).waitFor();
+  await browser.pictures("19-wanted-out");
+  await byPrograms();
+  await by("chat-wanted-allow").click();
+  await by("chat-wanted").waitFor({ state: "detached" });
+  await page.waitForTimeout(IN_FORCE_MS);
+  const allowed = await turn(ask);
+  assert.match(allowed.text, /a leek and two hours/, "a place that was allowed is read");
+  figures.web_ms = Date.now() - began;
+}
+
+// With curl and the runtime's own Node, which nobody told of the proxy but the runtime.
+async function byPrograms() {
+  const why = "const why = (no) => (no ? no.message + '; ' + why(no.cause) : '')";
+  const node = `node -e "${why}; fetch(process.argv[1]).then((got) => got.text()).then(console.log, (no) => console.log(why(no)))"`;
+  const commands = ["node --version", ...[LISTED, UNLISTED].flatMap((name) => [`curl -sS http://${name}/curl`, `${node} http://${name}/node`])];
+  const { text } = await turn(`Please execute the command \`${commands.join("; ")}\` and tell me what it prints.`);
+  for (const part of ["v24\\.", `may not reach ${UNLISTED}`, "\\(403\\)"]) assert.match(text, new RegExp(part), "what they printed");
+  assert.deepEqual(web.asked[LISTED].slice(-2), ["/curl", "/node"]);
+  assert.deepEqual(web.asked[UNLISTED], []);
+}
+
 // Looks at every frame the browser draws, since an answer can be short.
 async function streaming() {
   const shown = () => document.querySelector('[data-testid="message-streaming"]') !== null;
@@ -277,18 +319,18 @@ async function seeTheBill() {
   await by("nav-usage").click();
   await by("usage-total").waitFor();
   figures.usage = await textOf("usage-usage");
-  await browser.pictures("19-usage");
+  await browser.pictures("20-usage");
   await page.goBack();
   await by("nav-settings").click();
   await by("settings-name").waitFor();
-  await browser.pictures("20-settings");
+  await browser.pictures("21-settings");
   await page.goBack();
   await by("nav-account").click();
   await by("account-email").waitFor();
-  await browser.pictures("21-account");
+  await browser.pictures("22-account");
   await by("account-delete").click();
   await by("account-delete-name").waitFor();
-  await browser.pictures("22-account-delete");
+  await browser.pictures("23-account-delete");
   await by("account-delete-cancel").click();
 }
 

@@ -14,7 +14,7 @@ import { parseArgs } from "node:util";
 
 import { DockerInstallation } from "./docker.mjs";
 import { Installation, until } from "./installation.mjs";
-import { Person } from "./person.mjs";
+import { ENDS, Person } from "./person.mjs";
 
 // The first run on a machine fetches OpenClaw and its Node.
 const FETCH_MAX_MS = 900_000;
@@ -100,6 +100,7 @@ async function prove(number, { victim, after_ms, turn }) {
   let told = `${number}. ${victim} killed after ${struck_ms} ms: runs after ${Date.now() - began} ms, ${seen.steps.length} steps (${failed} failed)`;
   if (turn) told += `; ${await proveTurn(person, turn)}`;
   await person.leave();
+  assert.deepEqual(installation.processes().filter(({ command }) => /molt-cell|openclaw/.test(command)), [], "nothing of any cell is left");
   console.log(told);
 }
 
@@ -138,7 +139,7 @@ async function proveTurn(person, { victim, when }) {
   const seen = [];
   const text = when === "tool" ? TOOL : PLAIN;
   let run;
-  const ends = (frame) => frame.type === "run" && frame.run_id === run && ["finished", "failed", "aborted"].includes(frame.phase);
+  const ends = (frame) => frame.type === "run" && frame.run_id === run && ENDS.includes(frame.phase);
   const moments = {
     acknowledged: () => run !== undefined,
     words: (frame) => frame.run_id === run && frame.type === "message" && frame.done === false,
@@ -177,7 +178,7 @@ async function nothingLostOrDoubled(person, seen, run) {
   assert.deepEqual(seqs, whole.map(({ seq }) => seq).filter((seq) => seq <= newest), "none lost");
   const count = (wanted) => whole.filter(wanted).length;
   assert.equal(count(({ type, role }) => type === "message" && role === "user"), 1, "the message is there once");
-  const isEnd = ({ type, run_id, phase }) => type === "run" && run_id === run && ["finished", "failed", "aborted"].includes(phase);
+  const isEnd = ({ type, run_id, phase }) => type === "run" && run_id === run && ENDS.includes(phase);
   assert.equal(count(isEnd), 1, "the run has one end");
   const calls = whole.filter(({ type }) => type === "usage").map(({ seq, request_id }) => request_id ?? seq);
   assert.equal(calls.length, new Set(calls).size, "every call is charged once");

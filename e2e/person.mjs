@@ -8,6 +8,10 @@ import { until } from "./installation.mjs";
 import { open } from "./socket.mjs";
 
 const GONE_MAX_MS = 30_000;
+// What is only read.
+const ANSWER_MAX_MS = 15_000;
+const HISTORY_FRAMES = 200;
+export const ENDS = ["finished", "failed", "aborted"];
 
 export class Person {
   constructor(installation) {
@@ -16,13 +20,15 @@ export class Person {
 
   static async signUp(installation, name) {
     const person = new Person(installation);
-    const account = { email: `${name}-${randomUUID()}@example.com`, password: "a lobster in the garden", name: "Ada" };
+    person.email = `${name}-${randomUUID()}@example.com`;
+    person.password = "a lobster in the garden";
+    const account = { email: person.email, password: person.password, name: "Ada" };
     person.token = (await person.ask("POST", "/api/auth/signup", account)).token;
     return person;
   }
 
-  async ask(method, path, body) {
-    const headers = { "content-type": "application/json", ...(this.token && { authorization: `Bearer ${this.token}` }) };
+  async ask(method, path, body, more = {}) {
+    const headers = { "content-type": "application/json", ...this.credentials(), ...more };
     const answer = await fetch(new URL(path, this.installation.url), { method, headers, body: body && JSON.stringify(body) });
     const text = await answer.text();
     assert.ok(answer.ok, `${method} ${path}: ${answer.status} ${text}`);
@@ -37,6 +43,10 @@ export class Person {
     return person;
   }
 
+  credentials() {
+    return this.token ? { authorization: `Bearer ${this.token}` } : {};
+  }
+
   // Answers when the plan was accepted, in milliseconds.
   async takeBot() {
     this.bot = (await this.ask("POST", "/api/bots", { bot_name: "Pip", vertical: "researcher", timezone: "Europe/Lisbon" })).id;
@@ -49,11 +59,31 @@ export class Person {
   // The bot, as soon as it runs in a cell with a runtime.
   async running(max_ms) {
     return await until("the bot runs", max_ms, async () => {
-      const seen = await this.ask("GET", `/api/bots/${this.bot}`);
+      const seen = await this.look();
       assert.notEqual(seen.status, "error", `given up: ${seen.reason}`);
-      const whole = this.installation.cells().length > 0 && this.installation.gateways().length > 0;
+      const whole = this.installation.cells(this.bot).length > 0 && this.installation.gateways(this.bot).length > 0;
       return seen.status === "running" && whole ? seen : null;
     });
+  }
+
+  async look() {
+    return await this.ask("GET", `/api/bots/${this.bot}`);
+  }
+
+  // One message and the frames of its run, to the run's end.
+  async turn(text, { conversation = "main", max_ms }) {
+    const id = randomUUID();
+    const began = Date.now();
+    const frames = [];
+    let run;
+    const hear = (frame) => {
+      if (frame.type === "ack" && frame.id === id) run = frame.run_id;
+      if (run && frame.run_id === run) frames.push(frame);
+    };
+    const ends = ({ type, run_id, phase }) => type === "run" && run && run_id === run && ENDS.includes(phase);
+    await this.chat([{ type: "send", id, conversation, text }], hear, ends, max_ms);
+    const said = frames.filter(({ type, role, done }) => type === "message" && role === "assistant" && done);
+    return { phase: frames.at(-1).phase, text: said.map(({ content }) => content).join("\n"), frames, took_ms: Date.now() - began };
   }
 
   // Says these frames on a socket of its own and listens until `last` is heard.
@@ -82,11 +112,38 @@ export class Person {
     }
   }
 
+  // The newest finished frames of the first conversation, as somebody sees them who comes fresh.
+  async history() {
+    let frames;
+    const hear = ({ type, items }) => type === "history" && (frames = items);
+    const ask = { type: "history", conversation: "main", limit: HISTORY_FRAMES };
+    await this.chat([ask], hear, () => frames !== undefined, ANSWER_MAX_MS);
+    return frames;
+  }
+
+  // What the person's live stream told of this kind, the first that is meant; also what was before.
+  async event(kind, meant) {
+    const signal = AbortSignal.timeout(ANSWER_MAX_MS);
+    const headers = { ...this.credentials(), "last-event-id": "0" };
+    const stream = await fetch(new URL("/api/events", this.installation.url), { headers, signal });
+    let text = "";
+    for await (const piece of stream.body.pipeThrough(new TextDecoderStream())) {
+      const whole = (text + piece).split("\n\n");
+      text = whole.pop();
+      for (const told of whole) {
+        const data = told.split("\n").find((line) => line.startsWith("data:"));
+        const event = data && JSON.parse(data.slice(5));
+        if (event?.kind === kind && meant(event.body)) return event.body;
+      }
+    }
+    throw new Error(`no ${kind} was told`);
+  }
+
   // Nothing of a deleted bot stays: no process, no folder, no row that anybody could ask for.
   async leave() {
     await this.ask("DELETE", `/api/bots/${this.bot}`);
-    await until("everything of the bot is gone", GONE_MAX_MS, async () => {
-      return this.installation.botFolders().length === 0 && this.installation.cells().length === 0 && this.installation.runtimes().length === 0;
+    await until("everything of the bot is gone", GONE_MAX_MS, () => {
+      return !this.installation.botFolders().includes(this.bot) && this.installation.processes(this.bot).length === 0;
     });
   }
 }

@@ -138,7 +138,7 @@ pub fn render(inputs: &RenderInputs) -> Value {
                 "userTimezone": inputs.timezone,
                 "heartbeat": { "every": "0m" },
             },
-            "entries": { "main": { "identity": { "name": inputs.bot_name } } },
+            "entries": { "main": { "identity": { "name": literal(&inputs.bot_name) } } },
         },
         MOLT_SECTION: { "workspace_files": {
             "SOUL.md": soul(inputs),
@@ -147,11 +147,31 @@ pub fn render(inputs: &RenderInputs) -> Value {
     })
 }
 
+/// The runtime puts values of its environment into whatever text names them; somebody who calls their assistant `${HOME}`
+/// means just that. One `$` more says so.
+fn literal(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    for (at, letter) in text.char_indices() {
+        if letter == '$' && names_a_variable(&text[at + 1..]) {
+            written.push('$');
+        }
+        written.push(letter);
+    }
+    written
+}
+
+/// `{NAME}`, as the runtime reads it.
+fn names_a_variable(text: &str) -> bool {
+    let name = text.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(name, _)| name);
+    let is_letter = |letter: char| letter.is_ascii_uppercase() || letter == '_';
+    name.starts_with(is_letter) && name.chars().all(|letter| is_letter(letter) || letter.is_ascii_digit())
+}
+
 fn model(facts: &ModelFacts) -> Value {
     let input: &[&str] = if facts.vision { &["text", "image"] } else { &["text"] };
     json!({
         "id": facts.id,
-        "name": facts.name,
+        "name": literal(&facts.name),
         "reasoning": facts.reasoning,
         "input": input,
         "contextWindow": facts.context_window,
@@ -213,6 +233,20 @@ mod tests {
     #[test]
     fn the_rendered_configuration() {
         insta::assert_json_snapshot!(render(&inputs()));
+    }
+
+    #[test]
+    fn a_name_never_becomes_a_value_of_the_environment() {
+        let cases = [
+            ("Pip", "Pip"),
+            ("${HOME}", "$${HOME}"),
+            ("$${A_1}x${B}", "$$${A_1}x$${B}"),
+            ("${home} ${} ${1} $HOME ${A", "${home} ${} ${1} $HOME ${A"),
+        ];
+        for (name, written) in cases {
+            let config = render(&RenderInputs { bot_name: name.into(), ..inputs() });
+            assert_eq!(config["agents"]["entries"]["main"]["identity"]["name"], written);
+        }
     }
 
     #[test]

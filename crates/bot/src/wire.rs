@@ -29,7 +29,8 @@ pub struct CellHealth {
     pub detail: String,
     pub error: Option<Fault>,
     pub runtime_pid: Option<u32>,
-    /// Starts of the runtime after the first one, in this process of the cell.
+    /// How often the runtime ended by itself or hung, in this process of the cell: not when a change of the settings ended it,
+    /// nor when it was well and the platform wanted a fresh one.
     pub runtime_restarts: u32,
     /// From spawn to ready, of the last start.
     pub runtime_boot_ms: Option<u64>,

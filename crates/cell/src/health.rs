@@ -61,10 +61,11 @@ impl Board {
         self.lock().runtime_pid = Some(pid);
     }
 
-    pub fn exited(&self) {
+    /// `counts`: it ended by itself, or was lost.
+    pub fn exited(&self, counts: bool) {
         let mut health = self.lock();
         health.runtime_pid = None;
-        health.runtime_restarts += 1;
+        health.runtime_restarts += u32::from(counts);
     }
 
     pub fn booted(&self, boot_ms: u64, version: Option<String>) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use molt_bot::{Applied, Phase, Revision};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -95,6 +96,8 @@ impl Supervisor {
             let begun = Instant::now();
             let tried = candidate.is_some();
             let restart = self.restart.clone();
+            // What was asked for before this life began comes with it.
+            restart.notified().now_or_never();
             let end = tokio::select! {
                 end = self.life(&mut candidate) => end,
                 () = restart.notified() => End::Asked,
@@ -105,7 +108,11 @@ impl Supervisor {
                 self.end_gently().await;
             }
             self.sweep().await;
-            self.board.exited();
+            self.board.exited(match end {
+                End::Asked => self.board.read().phase != Phase::Ready,
+                // With a change on trial, or when it was given one: that is to blame.
+                _ => candidate.is_none(),
+            });
             failures = match end {
                 End::Asked => 0,
                 _ if begun.elapsed() > HEALTHY_AFTER => 1,

@@ -73,7 +73,7 @@ async fn a_change_that_breaks_the_runtime_is_tried_once_and_then_taken_back() {
     assert!(matches!(&refused, ClientError::Refused { fault, .. } if fault.code == "config_breaks"), "{refused:?}");
     let health = rig.wait_for(Phase::Ready).await;
     assert_eq!(health.applied.unwrap().revision, 1, "the one before is back");
-    assert_eq!(health.runtime_restarts, 2);
+    assert_eq!(health.runtime_restarts, 0, "a bad change isn't a bad runtime");
     assert!(rig.client.apply(3, &render(&inputs())).await.is_ok());
     let mut line = rig.open().await;
     let run = rig.send(&mut line, "main", "WORDS 1").await;
@@ -87,7 +87,7 @@ async fn a_restart_of_the_runtime_leaves_the_cell_and_its_settings() {
     rig.client.restart_runtime().await.unwrap();
     let after = rig.wait_until(|health| health.phase == Phase::Ready && health.runtime_pid != before.runtime_pid).await;
     assert_eq!((after.boot_id, &after.applied), (before.boot_id, &before.applied));
-    assert_eq!((after.runtime_restarts, &after.error), (1, &None), "asked for, so nothing went wrong");
+    assert_eq!((after.runtime_restarts, &after.error), (0, &None), "asked for, so nothing went wrong");
     assert_eq!(rig.runtimes().len(), 1);
     let mut line = rig.open().await;
     let run = rig.send(&mut line, "main", "WORDS 1").await;

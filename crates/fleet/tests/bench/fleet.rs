@@ -15,12 +15,10 @@ use std::time::{Duration, Instant};
 
 use molt_bot::CellAddress;
 use molt_fleet::{Config, Fleet, Pace, Paced, RuntimeState};
-use molt_model::{
-    BotId, Catalog, CatalogInForce, ModelFacts, Personality, Price, PriceVersion, Settings, SystemClock, UserId,
-};
+use molt_model::{BotId, CatalogInForce, Personality, Settings, SystemClock, UserId};
 use molt_store::local::{Binaries, Cluster, Purpose};
 use molt_store::testing::{TestDatabase, database_on};
-use simulated::{Rules, Simulated, SimulatedHost, serve_cells};
+use simulated::{Rules, Simulated, SimulatedHost, catalog, serve_cells};
 use tokio::sync::watch;
 
 const BOTS: usize = 10_000;
@@ -197,22 +195,6 @@ fn start_fleet(folder: &Path, database: &TestDatabase, host: &Arc<Simulated>) ->
     drop(sender);
     let paced = Arc::new(Paced::new(SimulatedHost(host.clone()), PACE));
     Fleet::new(config, database.store.clone(), Arc::new(SystemClock), paced, runtime)
-}
-
-fn catalog() -> Catalog {
-    let model = ModelFacts {
-        id: "practice/practice-1".into(),
-        name: "Practice".into(),
-        price: Price::flat(100_000_000, 400_000_000),
-        context_window: 128_000,
-        output_max: 8192,
-        reasoning: false,
-        vision: false,
-        strengths: "Practising.".into(),
-        embedding: false,
-        listed: true,
-    };
-    Catalog::new(PriceVersion("bench".into()), vec![model], "practice/practice-1".into(), None)
 }
 
 /// What was used so far.

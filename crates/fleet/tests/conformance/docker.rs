@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::engine::Engine;
-use crate::process::programs;
+use crate::programs::programs;
 use crate::suite::{Fault, Found, HostUnderTest, Losing, Story, cell_spec};
 
 const MIB: u64 = 1024 * 1024;

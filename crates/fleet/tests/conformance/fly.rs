@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::fly_faults::{app_of, settings};
 use crate::fly_simulator::{Program, Rules, Simulator};
-use crate::process::programs;
+use crate::programs::programs;
 use crate::suite::{Fault, Found, HostUnderTest, Losing, Story};
 
 pub(crate) struct Fly {

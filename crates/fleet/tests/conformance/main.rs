@@ -12,6 +12,8 @@ mod fly_faults;
 #[path = "../fly_simulator/mod.rs"]
 mod fly_simulator;
 mod process;
+#[path = "../programs/mod.rs"]
+mod programs;
 mod small_engine;
 mod stories;
 mod suite;

@@ -12,6 +12,7 @@ use molt_fleet::{CellSpec, Config, Host, ProcessHost, Sealing, cell_users};
 use molt_model::BotId;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::programs::programs;
 use crate::suite::{Fault, Found, HostUnderTest, Story};
 
 /// Room for the cells of one story, and easily filled.
@@ -185,23 +186,4 @@ fn is_in(pid: u32, folder: &Path) -> bool {
 fn signal(pid: u32, signal: Signal) {
     // One that is already gone is fine.
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).ok();
-}
-
-/// The cell and the stand-in runtime, built if they aren't.
-pub(crate) fn programs() -> [PathBuf; 2] {
-    static BUILT: std::sync::Once = std::sync::Once::new();
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().and_then(Path::parent).unwrap();
-    let programs = [target.join("molt-cell"), target.join("examples/molt-stand-in-runtime")];
-    BUILT.call_once(|| {
-        if programs.iter().all(|program| program.exists()) {
-            return;
-        }
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "molt-cell", "--bin", "molt-cell"])
-            .args(["--example", "molt-stand-in-runtime"])
-            .status();
-        assert!(built.unwrap().success(), "the cell can't be built");
-    });
-    programs
 }

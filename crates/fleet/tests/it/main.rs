@@ -18,6 +18,8 @@ mod line;
 mod many;
 mod points;
 mod process;
+#[path = "../programs/mod.rs"]
+mod programs;
 mod repair;
 #[cfg(target_os = "linux")]
 mod sealed;

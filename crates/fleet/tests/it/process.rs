@@ -15,6 +15,7 @@ use molt_model::{BotId, Intent, Observed};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::programs::programs;
 use crate::stage::Stage;
 
 /// What the second program of these tests is told.
@@ -124,25 +125,6 @@ fn environment(pid: u32) -> Vec<String> {
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
-}
-
-/// The cell and the stand-in runtime, built if they aren't.
-pub(crate) fn programs() -> [PathBuf; 2] {
-    static BUILT: std::sync::Once = std::sync::Once::new();
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().and_then(Path::parent).unwrap();
-    let programs = [target.join("molt-cell"), target.join("examples/molt-stand-in-runtime")];
-    BUILT.call_once(|| {
-        if programs.iter().all(|program| program.exists()) {
-            return;
-        }
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "molt-cell", "--bin", "molt-cell"])
-            .args(["--example", "molt-stand-in-runtime"])
-            .status();
-        assert!(built.unwrap().success(), "the cell can't be built");
-    });
-    programs
 }
 
 #[tokio::test]
@@ -374,7 +356,7 @@ async fn another_program_that_starts_a_cell() {
         data_dir: folder.into(),
         cell_binary: Path::new(folder).join("bin/molt-cell"),
         proxy_url: "http://127.0.0.1:9/v1".into(),
-        catalog: crate::stage::catalog().into(),
+        catalog: crate::simulated::catalog().into(),
         uid_range: cell_users(),
     };
     let host = ProcessHost::new(&config, &Sealing::off()).unwrap();

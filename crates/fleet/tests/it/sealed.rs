@@ -15,7 +15,8 @@ use molt_fleet::{CellSpec, Config, Ensured, Host, ProcessHost, Report, SealMode,
 use molt_model::BotId;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::{programs, spec};
+use crate::process::spec;
+use crate::programs::programs;
 
 const WITHOUT: &str = "MOLT_TEST_WITHOUT_SEAL";
 /// What the second program of these tests is told.
@@ -142,7 +143,7 @@ fn config(folder: &Path) -> Config {
         data_dir: folder.to_owned(),
         cell_binary: folder.join("bin/molt-cell"),
         proxy_url: "http://127.0.0.1:9/v1".into(),
-        catalog: crate::stage::catalog().into(),
+        catalog: crate::simulated::catalog().into(),
         uid_range: cell_users(),
     }
 }

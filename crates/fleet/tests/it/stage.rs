@@ -8,12 +8,11 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use molt_fleet::{Config, Fleet, Host, RuntimeState};
 use molt_model::clock::MovedClock;
-use molt_model::{
-    BotId, Catalog, CatalogInForce, Clock, Intent, ModelFacts, Observed, Personality, Price, PriceVersion, Settings,
-    UserId,
-};
+use molt_model::{BotId, CatalogInForce, Clock, Intent, Observed, Personality, Settings, UserId};
 use molt_store::testing::TestDatabase;
 use tokio::sync::watch;
+
+use crate::simulated::catalog;
 
 /// Far more than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -161,20 +160,4 @@ impl Drop for Stage {
     fn drop(&mut self) {
         std::fs::remove_dir_all(&self.folder).ok();
     }
-}
-
-pub(crate) fn catalog() -> Catalog {
-    let models = vec![ModelFacts {
-        id: "practice/practice-1".into(),
-        name: "Practice".into(),
-        price: Price::flat(100_000_000, 400_000_000),
-        context_window: 128_000,
-        output_max: 8192,
-        reasoning: false,
-        vision: false,
-        strengths: "Practising.".into(),
-        embedding: false,
-        listed: true,
-    }];
-    Catalog::new(PriceVersion("test".into()), models, "practice/practice-1".into(), None)
 }

@@ -13,12 +13,29 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use molt_bot::{Applied, CellAddress, canonical_hash};
 use molt_fleet::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
-use molt_model::BotId;
+use molt_model::{BotId, Catalog, ModelFacts, Price, PriceVersion};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Notify;
 
 pub(crate) use cells::serve_cells;
 pub(crate) use fuse::{Blow, Fuse};
+
+/// A catalogue with one model, for fleets that start no real runtime.
+pub(crate) fn catalog() -> Catalog {
+    let models = vec![ModelFacts {
+        id: "practice/practice-1".into(),
+        name: "Practice".into(),
+        price: Price::flat(100_000_000, 400_000_000),
+        context_window: 128_000,
+        output_max: 8192,
+        reasoning: false,
+        vision: false,
+        strengths: "Practising.".into(),
+        embedding: false,
+        listed: true,
+    }];
+    Catalog::new(PriceVersion("simulated".into()), models, "practice/practice-1".into(), None)
+}
 
 /// How the host behaves.
 #[derive(Clone, Copy, Debug, Default)]
