@@ -123,6 +123,19 @@ impl DockerHost {
         }
     }
 
+    /// An engine that can make no more files doesn't always say so: one step of it fails in silence, the next one in words of
+    /// its own.
+    fn for_want_of_room(&self, error: HostError) -> HostError {
+        let short = self.root.get().is_some_and(|root| room::is_short(root));
+        match error {
+            HostError::Unexpected(error) if short => {
+                tracing::warn!(error = format!("{error:#}"), "the engine's disk is full");
+                HostError::DiskFull
+            }
+            error => error,
+        }
+    }
+
     async fn start(&self, spec: &CellSpec) -> Result<(), HostError> {
         let (bot, place) = (&spec.bot, self.place(&spec.bot));
         self.check_room().await?;
@@ -226,7 +239,7 @@ impl Host for DockerHost {
                     let second = &second as &dyn std::error::Error;
                     tracing::warn!(bot.id = %spec.bot, error = second, "half a cell is removed by the next try");
                 }
-                return Err(error);
+                return Err(self.for_want_of_room(error));
             }
             tracing::info!(bot.id = %spec.bot, "a cell was started");
             Ok(Ensured::Started)

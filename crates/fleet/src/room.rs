@@ -7,10 +7,20 @@ use std::path::Path;
 /// What a cell writes before anybody could be told of a full disk: its lock, its configuration, the start of its journal.
 const BYTES_MIN: u64 = 4 * 1024 * 1024;
 
+/// A container takes about thirty files, and whoever makes it some for a moment. File systems without a limit say zero of zero.
+const FILES_MIN: u64 = 64;
+
 /// Bytes that are free where this folder lies, for those who aren't root.
 pub(crate) fn free(folder: &Path) -> io::Result<u64> {
     let facts = rustix::fs::statvfs(folder)?;
     Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+}
+
+/// Whether whatever fails here may well fail for want of room.
+pub(crate) fn is_short(folder: &Path) -> bool {
+    let facts = rustix::fs::statvfs(folder).ok();
+    let few_files = facts.is_some_and(|facts| facts.f_files > 0 && facts.f_favail < FILES_MIN);
+    few_files || check(folder).is_err_and(|error| error.kind() == ErrorKind::StorageFull)
 }
 
 /// A cell that can't even write its lock would end without a word.
