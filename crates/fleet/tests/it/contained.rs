@@ -9,7 +9,7 @@ use molt_model::BotId;
 use sha2::{Digest, Sha256};
 
 use crate::engine::Engine;
-use crate::process::programs;
+use crate::programs::programs;
 use crate::stage::Stage;
 
 const MIB: u64 = 1024 * 1024;
