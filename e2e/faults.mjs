@@ -273,7 +273,7 @@ async function undoChanges(person) {
   await isWhole(person);
 }
 
-// The settings that are free text hold no surprise for the runtime, now or at its next start, which follows.
+// What is free text holds no surprise for the runtime, nor for its next start; only with that are these the settings that worked.
 async function takesAnyName(person) {
   const { revision, settings } = await person.look();
   const began = Date.now();
@@ -281,6 +281,11 @@ async function takesAnyName(person) {
   const saved = await person.ask("POST", `/api/bots/${person.bot}/config`, odd, { "if-match": String(revision) });
   const seen = await sees(person, "the name is in force", began, BOOT_MAX_MS, ({ applied_revision }) => applied_revision === saved.revision);
   assert.deepEqual([seen.status, seen.bot_name, seen.reason ?? null], ["running", ODD_NAME, null]);
+  const [cell] = installation.cells(person.bot);
+  await person.ask("POST", `/api/bots/${person.bot}/restart`);
+  await sees(person, "it starts with that name", began, BOOT_MAX_MS, ({ status }) => {
+    return status === "running" && installation.cells(person.bot).some(({ pid }) => pid !== cell.pid);
+  });
 }
 
 // Taken over while it ran, the change only shows when somebody restarts the bot.
