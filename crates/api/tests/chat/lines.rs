@@ -136,7 +136,7 @@ async fn a_close_is_answered_with_a_close() {
     browser.send("m-1", "bye").await;
     assert_eq!(browser.close().await, Some(1000), "the code that the browser said");
     let mut other = stack.browser().await;
-    other.tell_text(&"x".repeat(2 * 1024 * 1024)).await;
+    other.tell_until_cut_off(&"x".repeat(2 * 1024 * 1024)).await;
     assert_eq!(other.close_reason().await.0, 1002);
 }
 
