@@ -21,6 +21,7 @@ function suspended(one) {
   const article = entry(one.bot_id, "since " + when(one.since) + ": " + one.reason);
   const button = element("button", "Resume " + one.bot_id);
   button.type = "button";
+  button.className = "button quiet";
   button.addEventListener("click", () => act(button, one.bot_id, "resume"));
   article.append(button);
   return article;

@@ -37,12 +37,13 @@ const LINK_SCRIPT: &str = include_str!("../../pages/link.js");
 static CHECKOUT_PAGE: LazyLock<String> =
     LazyLock::new(|| framed("Start the plan", "/checkout.js", "/app/", include_str!("../../pages/checkout.html")));
 /// What operators open: built-in mail and the fleet. What is shown comes from `GET /api/admin/…`, which asks who they are.
-const OPERATORS_FILES: [(&str, &str, &str); 5] = [
+const OPERATORS_FILES: [(&str, &str, &str); 6] = [
     ("/admin/mails", ".html", include_str!("../../pages/mails.html")),
     ("/admin/mails.js", ".js", include_str!("../../pages/mails.js")),
     ("/admin/fleet", ".html", include_str!("../../pages/fleet.html")),
     ("/admin/fleet.js", ".js", include_str!("../../pages/fleet.js")),
     ("/admin/operator.js", ".js", include_str!("../../pages/operator.js")),
+    ("/admin/operator.css", ".css", include_str!("../../pages/operator.css")),
 ];
 
 /// A file whose name carries a hash of its content never changes.

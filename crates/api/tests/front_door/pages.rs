@@ -44,11 +44,16 @@ async fn pages_and_files_are_served_with_care() {
     for (page, script) in [("/admin/mails", "/admin/mails.js"), ("/admin/fleet", "/admin/fleet.js")] {
         let shown = door.get(page, "").await;
         assert!(shown.status == StatusCode::OK && shown.text.contains(script), "{page}");
+        assert!(
+            !shown.text.contains("<style") && !shown.text.contains("style="),
+            "{page}: the policy refuses such styles"
+        );
         let script = door.get(script, "").await;
         assert_eq!(script.headers["content-type"], "text/javascript; charset=utf-8");
         assert!(script.text.contains("from \"/admin/operator.js\""), "{page}");
     }
     assert!(door.get("/admin/operator.js", "").await.text.contains("export async function ask"));
+    assert_eq!(door.get("/admin/operator.css", "").await.headers["content-type"], "text/css; charset=utf-8");
 
     let checkout = door.get("/checkout/00000000-0000-4000-8000-000000000000", "").await.text;
     for (page, title, script, button) in [
