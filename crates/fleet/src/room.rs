@@ -18,12 +18,12 @@ pub(crate) fn free(folder: &Path) -> io::Result<u64> {
 
 /// Whether whatever fails here may well fail for want of room.
 pub(crate) fn is_short(folder: &Path) -> bool {
-    let facts = rustix::fs::statvfs(folder).ok();
-    let few_files = facts.is_some_and(|facts| facts.f_files > 0 && facts.f_favail < FILES_MIN);
-    few_files || check(folder).is_err_and(|error| error.kind() == ErrorKind::StorageFull)
+    check(folder).is_err_and(|error| error.kind() == ErrorKind::StorageFull)
 }
 
 /// A cell that can't even write its lock would end without a word.
 pub(crate) fn check(folder: &Path) -> io::Result<()> {
-    if free(folder)? < BYTES_MIN { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    let facts = rustix::fs::statvfs(folder)?;
+    let few_files = facts.f_files > 0 && facts.f_favail < FILES_MIN;
+    if few_files || free(folder)? < BYTES_MIN { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
 }

@@ -52,7 +52,7 @@ async fn a_full_disk_of_the_engine_is_said_and_leaves_nothing_behind() {
     assert_eq!(under.found(&bot).await, Found::default());
     small.make_room();
 
-    // No file more than this: every call of the engine fails in its own words, until all of them go through.
+    // No file more than this: refused, whoever notices first, this program or the engine, until all of its calls go through.
     let (mut refused, every) = (0, if std::env::var_os("MOLT_PROVE").is_some() { 1 } else { EVERY });
     for files in (0..FILES_MAX).step_by(every) {
         limit_files(&small, Some(files));
