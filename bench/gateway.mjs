@@ -133,13 +133,13 @@ try {
   if (rig.status !== 0) throw new Error(`the rig failed: ${rig.stdout}`);
   console.log(rig.stdout);
   const cold = Number(/cold start to first 200: (\d+) ms/.exec(rig.stdout)?.[1]);
-  const tables = rig.stdout.replace(/cold start.*\n?/, '');
+  const tables = rig.stdout.replace(/^cold start.*\n?/m, '');
   const result = JSON.parse(readFileSync(out, 'utf8'));
   if (!(result.meta[NAME].idle_rss > 0) || !(cold > 0)) throw new Error('the proxy did not run; see the rig\'s log');
   const text = page(result, tables, cold);
-  // The fleet's figures are another program's.
-  const fleet = /\n## The fleet [^]*?(?=\n## |$)/.exec(readFileSync(PAGE, 'utf8'))?.[0] ?? '';
-  writeFileSync(PAGE, text.trimEnd() + '\n' + fleet);
+  // What stands from the fleet's figures on is other programs'.
+  const others = /\n## The fleet [^]*$/.exec(readFileSync(PAGE, 'utf8'))?.[0] ?? '';
+  writeFileSync(PAGE, text.trimEnd() + '\n' + others);
   console.log(text.slice(text.indexOf('| |'), text.indexOf('## What it ran on')));
 } finally {
   await bench.stop();
