@@ -61,13 +61,7 @@ async fn guest(inner: &Inner, headers: &HeaderMap) -> Result<Guest, Denied> {
 impl Egress {
     async fn open_door(&self, guest: Guest, head: &mut Head) -> Result<Response<Bytes>, Denied> {
         let parts = &self.0;
-        if parts.stop.is_cancelled() {
-            return Err(Denied::Busy);
-        }
-        let (known, list) = parts.lists.of(&guest.bot).await.map_err(|_unknown| Denied::Unknown)?;
-        if !list.admits(guest.key.as_ref()) {
-            return Err(Denied::NoKey);
-        }
+        let (known, _) = self.admit(&guest).await?;
         let wanted = head.headers.get(header::UPGRADE) == Some(&PROTOCOL);
         let upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| wanted);
         let upgrade = upgrade.ok_or(Denied::Malformed("Ask for the upgrade to molt-egress, in HTTP/1.1."))?;

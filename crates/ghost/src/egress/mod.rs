@@ -36,7 +36,7 @@ use crate::framing::TWO_LENGTHS;
 use asked::{Asked, Kind};
 pub(crate) use count::Counts;
 use dial::NoWay;
-use lists::{KeyHash, Lists};
+use lists::{KeyHash, Known, List, Lists};
 use passage::Passage;
 use refusals::Refusals;
 use resolve::Resolve;
@@ -169,16 +169,19 @@ impl Egress {
         }
     }
 
+    /// What is known of the guest's bot, if the guest's key is the one in force.
+    async fn admit(&self, guest: &Guest) -> Result<(Arc<Known>, List), Denied> {
+        if self.0.stop.is_cancelled() {
+            return Err(Denied::Busy);
+        }
+        let (known, list) = self.0.lists.of(&guest.bot).await.map_err(|_unknown| Denied::Unknown)?;
+        if list.admits(guest.key.as_ref()) { Ok((known, list)) } else { Err(Denied::NoKey) }
+    }
+
     /// Lets the bot through, if it may and there is room.
     async fn pass(&self, guest: &Guest, asked: &Asked) -> Result<Passage, Denied> {
         let parts = &self.0;
-        if parts.stop.is_cancelled() {
-            return Err(Denied::Busy);
-        }
-        let (known, list) = parts.lists.of(&guest.bot).await.map_err(|_unknown| Denied::Unknown)?;
-        if !list.admits(guest.key.as_ref()) {
-            return Err(Denied::NoKey);
-        }
+        let (known, list) = self.admit(guest).await?;
         if let Some(reason) = parts.rules.refusal(&list.entries, &asked.place, asked.port) {
             parts.note(&guest.bot, &asked.place, asked.port, reason);
             return Err(Denied::Refused(reason, asked.place.clone()));
