@@ -4,6 +4,8 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use rustix::fs::StatVfs;
+
 /// What a cell writes before anybody could be told of a full disk: its lock, its configuration, the start of its journal.
 const BYTES_MIN: u64 = 4 * 1024 * 1024;
 
@@ -12,8 +14,7 @@ const FILES_MIN: u64 = 64;
 
 /// Bytes that are free where this folder lies, for those who aren't root.
 pub(crate) fn free(folder: &Path) -> io::Result<u64> {
-    let facts = rustix::fs::statvfs(folder)?;
-    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    Ok(free_of(&rustix::fs::statvfs(folder)?))
 }
 
 /// Whether whatever fails here may well fail for want of room.
@@ -25,5 +26,9 @@ pub(crate) fn is_short(folder: &Path) -> bool {
 pub(crate) fn check(folder: &Path) -> io::Result<()> {
     let facts = rustix::fs::statvfs(folder)?;
     let few_files = facts.f_files > 0 && facts.f_favail < FILES_MIN;
-    if few_files || free(folder)? < BYTES_MIN { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    if few_files || free_of(&facts) < BYTES_MIN { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+}
+
+fn free_of(facts: &StatVfs) -> u64 {
+    facts.f_bavail.saturating_mul(facts.f_frsize)
 }
