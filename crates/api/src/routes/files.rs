@@ -37,10 +37,12 @@ const LINK_SCRIPT: &str = include_str!("../../pages/link.js");
 static CHECKOUT_PAGE: LazyLock<String> =
     LazyLock::new(|| framed("Start the plan", "/checkout.js", "/app/", include_str!("../../pages/checkout.html")));
 /// What operators open: built-in mail and the fleet. What is shown comes from `GET /api/admin/…`, which asks who they are.
-const OPERATORS_FILES: [(&str, &str, &str); 6] = [
-    ("/admin/mails", ".html", include_str!("../../pages/mails.html")),
+static MAILS_PAGE: LazyLock<String> =
+    LazyLock::new(|| operators("Mails", "/admin/mails", include_str!("../../pages/mails.html")));
+static FLEET_PAGE: LazyLock<String> =
+    LazyLock::new(|| operators("Assistants", "/admin/fleet", include_str!("../../pages/fleet.html")));
+const OPERATORS_FILES: [(&str, &str, &str); 4] = [
     ("/admin/mails.js", ".js", include_str!("../../pages/mails.js")),
-    ("/admin/fleet", ".html", include_str!("../../pages/fleet.html")),
     ("/admin/fleet.js", ".js", include_str!("../../pages/fleet.js")),
     ("/admin/operator.js", ".js", include_str!("../../pages/operator.js")),
     ("/admin/operator.css", ".css", include_str!("../../pages/operator.css")),
@@ -59,6 +61,8 @@ pub(crate) fn routes() -> Router<ApiState> {
     });
     Router::new()
         .merge(operators)
+        .route("/admin/mails", get(|headers: HeaderMap| async move { own_file(".html", &MAILS_PAGE, &headers) }))
+        .route("/admin/fleet", get(|headers: HeaderMap| async move { own_file(".html", &FLEET_PAGE, &headers) }))
         .route("/", get(|headers: HeaderMap| async move { site_file("index.html", &headers) }))
         .route("/checkout/{id}", get(checkout_page))
         .route("/link", get(|headers: HeaderMap| async move { own_file(".html", &LINK_PAGE, &headers) }))
@@ -105,6 +109,14 @@ fn app_file(path: &str, headers: &HeaderMap) -> Response {
 fn framed(title: &str, script: &str, home: &str, card: &str) -> String {
     let frame = include_str!("../../pages/frame.html");
     frame.replace("{title}", title).replace("{script}", script).replace("{home}", home).replace("{card}", card)
+}
+
+/// A page for operators, in the frame that theirs share, which leads to the others. Its script is beside it.
+fn operators(title: &str, page: &str, body: &str) -> String {
+    let frame = include_str!("../../pages/operator.html");
+    let here = format!("href=\"{page}\"");
+    let frame = frame.replace(&here, &format!("{here} aria-current=\"page\""));
+    frame.replace("{title}", title).replace("{page}", page).replace("{body}", body)
 }
 
 /// A page of this crate.
