@@ -280,7 +280,59 @@ mod tests {
         assert_eq!((mine.cost, mine.calls, mine.by_model.len(), mine.by_day.len()), (Nanos(5), 1, 1, 1));
         assert_eq!(summary(other).await, UsageSummary::default());
         database.execute(&format!("delete from molt.users where id = '{user}'")).await;
-        assert_eq!(database.count("select sum(cost_nanos) from molt.usage_logs").await, 21);
+        assert_eq!(database.count("select sum(cost_nanos) from molt.usage_logs where user_id is null").await, 21);
+    }
+
+    #[tokio::test]
+    async fn a_row_names_only_people_and_prices_that_are_there() {
+        let database = database().await;
+        let user = person(&database).await;
+        let now = at("2026-11-22T10:00:00Z");
+        let mut tx = database.store.system().await.unwrap();
+        tx.keep_price_book("v", &json!({}), now).await.unwrap();
+        let good = call(user, 5, "2026-11-22T10:00:00Z");
+        tx.record_new_calls(std::slice::from_ref(&good), now).await.unwrap();
+        tx.commit().await.unwrap();
+        let stranger =
+            SettledCall { price_version: PriceVersion("w".to_owned()), ..call(user, 7, "2026-11-22T10:00:00Z") };
+        let mut tx = database.store.system().await.unwrap();
+        let refused = tx.record_new_calls(&[call(user, 3, "2026-11-22T10:00:00Z"), stranger], now).await;
+        let named = |error: StoreError| match error {
+            StoreError::Constraint { constraint } => constraint,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(named(refused.unwrap_err()), "usage_logs_price_version_fkey");
+        drop(tx);
+        for (change, constraint) in [
+            ("user_id = gen_random_uuid()", "usage_logs_user_id_fkey"),
+            ("price_version = 'w'", "usage_logs_price_version_fkey"),
+        ] {
+            let mut tx = database.store.system().await.unwrap();
+            let changed = sqlx::AssertSqlSafe(format!("update molt.usage_logs set {change}"));
+            let refused = sqlx::query(changed).execute(&mut *tx.tx).await;
+            assert_eq!(named(refused.unwrap_err().into()), constraint);
+        }
+        assert_eq!(database.count("select sum(cost_nanos) from molt.usage_logs").await, 5);
+    }
+
+    /// Whoever is erased while rows of theirs are being written is in none of them afterwards.
+    #[tokio::test]
+    async fn an_erasure_waits_for_the_books() {
+        let database = database().await;
+        let user = person(&database).await;
+        let now = at("2026-11-22T10:00:00Z");
+        let mut tx = database.store.system().await.unwrap();
+        tx.keep_price_book("v", &json!({}), now).await.unwrap();
+        tx.record_new_calls(&[call(user, 5, "2026-11-22T10:00:00Z")], now).await.unwrap();
+        let sql = format!("delete from molt.users where id = '{user}'");
+        let erased = database.execute(&sql);
+        let waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' and query like 'delete from molt.users%'";
+        let booked = async {
+            while database.text(waits).await.as_deref() != Some("true") {}
+            tx.commit().await.unwrap();
+        };
+        tokio::join!(erased, booked);
+        assert_eq!(database.count("select sum(cost_nanos) from molt.usage_logs where user_id is null").await, 5);
     }
 
     #[tokio::test]
