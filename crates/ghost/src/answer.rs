@@ -24,16 +24,19 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
+    #[cold]
     pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
     }
 
+    #[cold]
     pub(crate) fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, kind, code, message: message.into(), retry_after_seconds: None }
     }
 
     /// "Not now": neutral words and a time to come back. A 429 rather than a 5xx, because the runtime repeats a 5xx
     /// eight times over 84 seconds while its user waits, and a 429 once.
+    #[cold]
     pub(crate) fn later(code: &'static str, message: impl Into<String>, retry_after_seconds: u64) -> Self {
         let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", code, message);
         Self { retry_after_seconds: Some(retry_after_seconds), ..refusal }

@@ -14,8 +14,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::journal::{BATCH_MAX, Batch, Journal, Recovered};
 
-/// What settles within so long goes into the books together, but for calls of a run: a chat waits for those.
-const GATHER: Duration = Duration::from_millis(50);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// After an outage the books are up to date again within seconds.
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -118,7 +116,7 @@ impl Task {
             match self.write_all().await {
                 Ok(()) => {
                     pause = RETRY_FIRST;
-                    self.journal.settled(GATHER).await;
+                    self.journal.settled().await;
                 }
                 Err(error) => {
                     tracing::warn!(

@@ -158,13 +158,9 @@ impl Journal {
     }
 
     /// Returns when there are calls for the books, after a moment in which more may come where that is harmless.
-    pub(crate) async fn settled(&self, gather: std::time::Duration) {
-        let signals = &self.shared.signals;
-        signals.wake().await;
-        if signals.may_gather() {
-            let _ = tokio::time::timeout(gather, signals.wake()).await;
-        }
-        signals.look();
+    pub(crate) async fn settled(&self) {
+        self.shared.signals.wake().await;
+        self.shared.signals.look();
     }
 
     /// Calls that are settled and not booked.

@@ -1,17 +1,22 @@
 //! Who has to look: the books when calls are settled, the writer thread when something is to be synced.
 //! Never: a system call for each call; whoever is awake already isn't woken.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
+use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+
+/// What settles within so long goes into the books together, but for calls of a run: a chat waits for those.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Nobody waits for a wake-up yet: the next settlement gives one.
 const ASLEEP: u8 = 0;
-/// Woken, and waiting a moment for more.
+/// Woken in a moment, in which more may come.
 const GATHERING: u8 = 1;
-/// Woken, and not to wait.
+/// Woken.
 const AT_ONCE: u8 = 2;
 
 #[derive(Default)]
@@ -28,11 +33,22 @@ pub(super) struct Signals {
 
 impl Signals {
     /// Calls were settled, and counted before. `many`: so many that nobody should wait for more.
-    pub(super) fn wake_books(&self, at_once: bool, many: usize) {
+    pub(super) fn wake_books(self: &Arc<Self>, at_once: bool, many: usize) {
         let state = self.books.load(Ordering::SeqCst);
         let wanted = if at_once || self.waiting() >= many { AT_ONCE } else { GATHERING };
-        if state < wanted && self.books.fetch_max(wanted, Ordering::SeqCst) < wanted {
-            self.settled.notify_one();
+        if state >= wanted || self.books.fetch_max(wanted, Ordering::SeqCst) >= wanted {
+            return;
+        }
+        match Handle::try_current() {
+            // By the thread that settles, and later: the books' own would take its core from the caller's next request.
+            Ok(runtime) if wanted == GATHERING => {
+                let wakes = WakesBooks(Arc::clone(self));
+                runtime.spawn(async move {
+                    tokio::time::sleep(GATHER).await;
+                    drop(wakes);
+                });
+            }
+            _ => self.settled.notify_one(),
         }
     }
 
@@ -52,11 +68,6 @@ impl Signals {
     /// Returns when there was a wake-up since the last `look`.
     pub(super) async fn wake(&self) {
         self.settled.notified().await;
-    }
-
-    /// Whether more calls may be waited for.
-    pub(super) fn may_gather(&self) -> bool {
-        self.books.load(Ordering::SeqCst) < AT_ONCE
     }
 
     /// From here on whatever is settled gives a wake-up; what was settled before is there to be seen.
@@ -97,5 +108,14 @@ impl Signals {
         if let Some(writer) = self.writer.get() {
             writer.unpark();
         }
+    }
+}
+
+/// Wakes the books when it is dropped: also where the runtime ends that it waits on.
+struct WakesBooks(Arc<Signals>);
+
+impl Drop for WakesBooks {
+    fn drop(&mut self) {
+        self.0.settled.notify_one();
     }
 }

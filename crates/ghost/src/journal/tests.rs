@@ -4,6 +4,8 @@
 mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use molt_model::usage::Estimate;
@@ -286,26 +288,36 @@ fn a_torn_record_is_left_out_and_the_others_are_found() {
 async fn the_books_are_woken_at_once_for_a_run_and_gather_otherwise() {
     let (folder, routes) = (Folder::new(), routes());
     let (journal, _) = folder.open(Bounds { segments: 64, ..SMALL });
-    let (soon, long) = (Duration::from_millis(30), Duration::from_secs(3600));
     let settle = |run| {
         let one = AdmittedCall { run, ..call(None, &routes) };
         journal.admit(&one).unwrap().settle(&outcome(0, 1));
     };
-    assert!(tokio::time::timeout(soon, journal.settled(long)).await.is_err(), "nothing is settled");
+    // Nothing else runs on this thread between a settlement and this.
+    let woken = || pin!(journal.settled()).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+    assert!(!woken(), "nothing is settled");
     settle(None);
     settle(None);
-    let mut gathering = std::pin::pin!(journal.settled(long));
-    assert!(tokio::time::timeout(soon, &mut gathering).await.is_err(), "more may come");
+    assert!(!woken(), "more may come");
+    journal.settled().await;
+    assert!(!woken(), "looked, and nothing new since");
+    settle(None);
     settle(Some(RunId::random()));
-    gathering.await;
-    settle(None);
-    journal.settled(soon).await;
-    let mut gathering = std::pin::pin!(journal.settled(long));
-    assert!(tokio::time::timeout(soon, &mut gathering).await.is_err(), "looked, and nothing new since");
-    for _ in 0..BATCH_MAX {
-        settle(None);
-    }
-    gathering.await;
+    assert!(woken(), "a chat waits");
+    (0..BATCH_MAX).for_each(|_| settle(None));
+    assert!(woken(), "nobody waits for more");
+}
+
+#[test]
+fn the_books_are_woken_by_a_runtime_that_ends() {
+    let (folder, routes) = (Folder::new(), routes());
+    let (journal, _) = folder.open(SMALL);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async { journal.admit(&call(None, &routes)).unwrap().settle(&outcome(0, 1)) });
+    let mut settled = pin!(journal.settled());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(settled.as_mut().poll(&mut context).is_pending(), "more may come");
+    drop(runtime);
+    assert!(settled.poll(&mut context).is_ready());
 }
 
 #[test]
