@@ -57,7 +57,7 @@ export const freePort = () =>
     });
   });
 
-async function ready(url, child, what) {
+export async function ready(url, child, what) {
   const begun = performance.now();
   while (performance.now() - begun < READY_WITHIN_MS) {
     const answer = await fetch(url).catch(() => null);
