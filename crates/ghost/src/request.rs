@@ -24,6 +24,8 @@ const CHOICES_MAX: i64 = 128;
 /// Tokens that a provider adds to a request on its own: the frame of each message is smaller than its JSON, but tools
 /// bring a hidden preamble (Anthropic names up to 346 tokens for it).
 const HIDDEN_INPUT_TOKENS: i64 = 1_000;
+/// Stream options that ask for the usage and for nothing else.
+const USAGE_ASKED: &str = r#"{"include_usage":true}"#;
 
 /// What was asked, and where in the body it stands.
 #[derive(Clone, Debug)]
@@ -108,7 +110,7 @@ pub(crate) fn read(surface: Surface, body: &[u8]) -> Result<Asked, Refusal> {
 pub(crate) fn outgoing(body: &Bytes, asked: &Asked, model: &str, output_limit: i64) -> Bytes {
     let options = match &asked.options {
         Edit::None => None,
-        Edit::Insert(at) => Some((*at..*at, Cow::Borrowed(r#""stream_options":{"include_usage":true},"#))),
+        Edit::Insert(at) => Some((*at..*at, Cow::Owned(format!("\"stream_options\":{USAGE_ASKED},")))),
         Edit::Replace(at, text) => Some((at.clone(), Cow::Borrowed(text.as_str()))),
     };
     let limit = match &asked.limit {
@@ -146,6 +148,10 @@ fn model(body: &[u8], fields: &Fields<'_>) -> Result<(String, Range<usize>), Ref
 
 fn with_usage(body: &[u8], brace: usize, raw: Option<&RawValue>) -> Result<(bool, Edit), Refusal> {
     let Some(raw) = raw else { return Ok((false, Edit::Insert(brace))) };
+    // As nearly everybody says it.
+    if raw.get() == USAGE_ASKED {
+        return Ok((true, Edit::None));
+    }
     let wrong = || Refusal::invalid("stream_options_invalid", "stream_options must be an object.");
     let mut options = match serde_json::from_str(raw.get()).map_err(|_| wrong())? {
         Value::Object(map) => map,

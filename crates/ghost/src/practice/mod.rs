@@ -60,6 +60,8 @@ impl Practice {
         Self { provider, pace }
     }
 
+    /// Much code, which has no place in the middle of what every call runs.
+    #[inline(never)]
     pub(crate) fn reply(&self, surface: Surface, body: &[u8]) -> Result<Reply, Refusal> {
         let request: Value = serde_json::from_slice(body)
             .map_err(|_| Refusal::invalid("invalid_json", "The body isn't valid JSON, or is nested too deeply."))?;

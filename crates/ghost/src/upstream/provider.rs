@@ -194,6 +194,7 @@ impl Provider {
         }
     }
 
+    #[cold]
     fn tell(&self, key: &Chosen, trouble: &Trouble) {
         match trouble {
             Trouble::Key { surely } => {
@@ -250,6 +251,7 @@ impl Provider {
         }
     }
 
+    #[cold]
     fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Trouble {
         tracing::warn!(provider = self.name, error, "a provider can't be reached, or speaks wrongly");
         Trouble::Away { again: true, wait: None }
@@ -284,6 +286,7 @@ pub(super) async fn beginning(body: &mut WireBody) -> Vec<u8> {
 
 impl Tries {
     /// All the ifs about what comes next, and nothing else.
+    #[cold]
     fn after(&mut self, trouble: Trouble, key: u64, patience: Patience, now: Instant) -> Step {
         self.failed = matches!(trouble, Trouble::Away { .. });
         self.answered |= !matches!(trouble, Trouble::Away { .. } | Trouble::Here);
@@ -313,6 +316,7 @@ impl Tries {
     }
 
     /// No key may be used now. A busy provider is waited for, if it says that it is back in time.
+    #[cold]
     fn all_keys_rest(&mut self, rest: AllRest, patience: Patience, now: Instant) -> Step {
         self.attempts += 1;
         let pause = jittered(rest.wait);

@@ -44,6 +44,7 @@ pub(super) enum Trouble {
 }
 
 /// What an answer that is no success means.
+#[cold]
 pub(super) fn judge(status: StatusCode, retry_after: Option<Duration>, body: &[u8], keys: &Keyring) -> Trouble {
     match status.as_u16() {
         400 | 404 | 413 | 415 | 422 => {
@@ -59,10 +60,12 @@ pub(super) fn judge(status: StatusCode, retry_after: Option<Duration>, body: &[u
 }
 
 /// What only time or the operator can mend: neutral words and a time to come back.
+#[cold]
 pub(super) fn unavailable(wait: Duration) -> Refusal {
     Refusal::later("provider_unavailable", "The model can't be reached just now; please try again.", seconds(wait))
 }
 
+#[cold]
 pub(super) fn busy(wait: Duration) -> Refusal {
     Refusal::later("provider_busy", "The model is busy just now; please try again.", seconds(wait))
 }
