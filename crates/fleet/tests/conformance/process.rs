@@ -45,6 +45,7 @@ impl HostUnderTest for Processes {
             proxy_url: "http://127.0.0.1:9/v1".into(),
             catalog: crate::suite::catalog(),
             uid_range: cell_users(),
+            keep_ahead: chrono::TimeDelta::zero(),
         };
         Ok(Self { folder, config, mounted: AtomicBool::new(false) })
     }
