@@ -102,8 +102,10 @@ impl FlyHost {
                 // Nothing is in what was made ahead, so it needn't stay where it is.
                 Err(error) if machine.was_never_launched() && lacks_room(&error) => {
                     let full = place.withdraw(true).await?;
-                    tracing::warn!(fly.regions = full.join(","),
-                        "a region at Fly has no room for a machine that was made ahead; the next one is tried");
+                    tracing::warn!(
+                        fly.regions = full.join(","),
+                        "a region at Fly has no room for a machine that was made ahead; the next one is tried"
+                    );
                     fill(&place, Purpose::Start(spec), false, full).await?
                 }
                 renewed => renewed?,

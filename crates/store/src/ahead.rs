@@ -70,7 +70,11 @@ mod tests {
         assert_eq!(database.text(waits).await.unwrap(), format!("{first} {second}"), "not {old}, not {ran}");
 
         // What is being made counts; a place of a bot that ran can't be written down at all.
-        database.execute(&format!("update molt.bots set ahead = 'making', due_at = null, leased_until = now() where id = '{first}'")).await;
+        database
+            .execute(&format!(
+                "update molt.bots set ahead = 'making', due_at = null, leased_until = now() where id = '{first}'"
+            ))
+            .await;
         database.execute(&format!("update molt.bots set due_at = null where id = '{second}'")).await;
         assert_eq!((due(&database, 1).await, due(&database, 2).await), (0, 1));
         let mut system = database.store.system().await.unwrap();

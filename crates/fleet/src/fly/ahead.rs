@@ -15,6 +15,9 @@ use crate::host::HostError;
 impl Place<'_> {
     /// The regions in which there was anything. `given`: the volume was marked as used for a start that Fly then refused.
     pub(super) async fn withdraw(&self, given: bool) -> Result<Vec<String>, HostError> {
+        if !given && !self.used_marks().await?.is_empty() {
+            return Err(self.may_hold_something());
+        }
         let mut tries = 0;
         while let Some(machine) = self.settled_machine().await? {
             if !machine.was_never_launched() {
@@ -70,7 +73,9 @@ impl Place<'_> {
         let call = Call::new(Action::Destroy, &machine.id, Method::DELETE, path).under(nonce);
         match self.api.tell(call).await {
             Ok(()) => Ok(()),
-            Err(failure) if failure.is_unknown() || failure.is_status(StatusCode::NOT_FOUND) || is_busy(&failure) => Ok(()),
+            Err(failure) if failure.is_unknown() || failure.is_status(StatusCode::NOT_FOUND) || is_busy(&failure) => {
+                Ok(())
+            }
             Err(failure) => Err(failure.into()),
         }
     }

@@ -54,6 +54,7 @@ impl HostUnderTest for Processes {
         match story {
             Story::LostAnswer => Some("a process is started by a system call, whose answer can't be lost"),
             Story::HostAway => Some("the host is this very machine"),
+            Story::Ahead => Some("nothing takes long enough to be made ahead of a plan"),
             Story::FullDisk if cell_users().is_none() => Some("filling a disk of its own takes root"),
             _ => None,
         }

@@ -75,7 +75,8 @@ impl Inner {
     }
 
     async fn on_machine(self: &Arc<Self>, asked: &Asked, app: &str, id: &str, rest: &[&str]) -> Answer {
-        let changes = asked.method == "POST" && matches!(rest, [] | ["start" | "stop"]) || asked.method == "DELETE" && rest.is_empty();
+        let changes = asked.method == "POST" && matches!(rest, [] | ["start" | "stop"])
+            || asked.method == "DELETE" && rest.is_empty();
         let (leased, host) = {
             let mut state = self.state();
             let machine = state.machine(app, id).unwrap();

@@ -19,8 +19,8 @@ use uuid::Uuid;
 use crate::fly_simulator::{Call, Fault, Guests, ORG, Rules, Simulator, TOKEN};
 use crate::line::Commits;
 use crate::points::{
-    ACCEPTANCE, AHEAD, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART, SETTINGS, Scene,
-    Story, Theatre, walk,
+    ACCEPTANCE, AHEAD, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART, SETTINGS,
+    Scene, Story, Theatre, walk,
 };
 use crate::simulated::{Blow, Fuse, Rules as CellRules, Simulated, serve_cells};
 use crate::stage::Stage;
@@ -30,6 +30,8 @@ const EVERY: u32 = 13;
 /// New settings are a short story.
 const EVERY_OF_FEW: u32 = 4;
 const EVERY_CALL: u32 = 29;
+/// A plan that is accepted while a place goes is a long story.
+const EVERY_OF_MANY: u32 = 61;
 const INSTALLATION: Uuid = Uuid::from_u128(0xfee_d000 << 96);
 const PORT: u16 = 18789;
 /// From a cell's start until its runtime is ready.
@@ -386,24 +388,32 @@ async fn a_removal_at_fly_survives_a_kill_at_every_point() {
 #[tokio::test]
 async fn a_place_made_ahead_at_fly_survives_a_kill_at_every_point() {
     for story in [&AHEAD, &LAPSE, &PREPARED_REMOVAL] {
-        walk_all(story, Blow::Kill, EVERY_OF_FEW).await;
-    }
-}
-
-#[tokio::test]
-async fn a_plan_accepted_for_a_place_at_fly_survives_a_kill_at_every_point() {
-    for story in [&ACCEPTANCE, &LATE_ACCEPTANCE] {
         walk_all(story, Blow::Kill, EVERY).await;
     }
 }
 
 #[tokio::test]
-async fn any_call_about_a_place_at_fly_may_break_or_lose_its_answer() {
-    for blow in [Blow::Refuse, Blow::LoseAnswer] {
-        for story in [&AHEAD, &ACCEPTANCE, &LAPSE, &LATE_ACCEPTANCE, &PREPARED_REMOVAL] {
-            walk_all(story, blow, EVERY_CALL).await;
-        }
+async fn a_plan_accepted_for_a_place_at_fly_survives_a_kill_at_every_point() {
+    walk_all(&ACCEPTANCE, Blow::Kill, EVERY).await;
+    walk_all(&LATE_ACCEPTANCE, Blow::Kill, EVERY_CALL).await;
+}
+
+#[tokio::test]
+async fn any_call_about_a_place_at_fly_may_break() {
+    walk_places(Blow::Refuse).await;
+}
+
+#[tokio::test]
+async fn any_call_about_a_place_at_fly_may_lose_its_answer() {
+    walk_places(Blow::LoseAnswer).await;
+}
+
+async fn walk_places(blow: Blow) {
+    walk_all(&AHEAD, blow, EVERY).await;
+    for story in [&ACCEPTANCE, &LAPSE, &PREPARED_REMOVAL] {
+        walk_all(story, blow, EVERY_CALL).await;
     }
+    walk_all(&LATE_ACCEPTANCE, blow, EVERY_OF_MANY).await;
 }
 
 #[tokio::test]

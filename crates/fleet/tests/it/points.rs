@@ -138,7 +138,9 @@ impl<S: Scene> Theatre<S> {
         let kept = rows("intent in ('running', 'stopped') or ahead in ('making', 'made')").await;
         let lapsed = rows("ahead = 'lapsed'").await;
         let Held { cells, volumes, empty, mut rest } = self.scene.holds().await;
-        rest.extend(empty.iter().filter(|bot| !lapsed.contains(bot.as_str())).map(|bot| format!("{bot}, with nothing in it")));
+        rest.extend(
+            empty.iter().filter(|bot| !lapsed.contains(bot.as_str())).map(|bot| format!("{bot}, with nothing in it")),
+        );
         let ids = |bots: &[BotId]| bots.iter().map(BotId::as_str).collect::<Vec<_>>().join(" ");
         let (cells, volumes) = (ids(&cells), ids(&volumes));
         if cells != run || volumes != kept || !rest.is_empty() {

@@ -82,7 +82,9 @@ impl Cells {
             faults.push(format!("fleet.cpus: between {CPUS_MIN} and {CPUS_MAX}"));
         }
         if self.keep_ahead_minutes > KEEP_AHEAD_MINUTES_MAX {
-            faults.push(format!("fleet.keep_ahead_minutes: {KEEP_AHEAD_MINUTES_MAX} (a week) at most; 0 makes nothing ahead"));
+            faults.push(format!(
+                "fleet.keep_ahead_minutes: {KEEP_AHEAD_MINUTES_MAX} (a week) at most; 0 makes nothing ahead"
+            ));
         }
         if !self.docker_socket.is_absolute() {
             faults.push("fleet.docker_socket: the full path of the engine's socket on this machine".to_owned());
