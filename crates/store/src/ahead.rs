@@ -8,14 +8,17 @@ use crate::fleet::Lease;
 use crate::{Result, SystemTx};
 
 impl SystemTx {
-    /// Makes bots due that wait for their first plan, were made after `since` and have no place, as long as somebody works on
-    /// fewer than `at_once`; those that are to be tried again later don't count.
+    /// Makes bots due that wait for their first plan, were made after `since` and have no place, as long as fewer than
+    /// `at_once` are due or worked on; places that are to be tried again later don't count.
     pub async fn bots_without_place_are_due(&mut self, now: Time, since: Time, at_once: i64) -> Result<u64> {
         let sql = "update molt.bots set due_at = $1 where id in (
                      select id from molt.bots where intent = 'awaiting_plan' and observed = 'reserved' and ahead is null
                        and created_at > $2 and gateway_token is null and due_at is null and leased_until is null
                      order by created_at
-                     limit greatest(0, $3 - (select count(*) from molt.bots where ahead = 'making' and leased_until is not null))
+                     limit greatest(0, $3
+                       - (select count(*) from molt.bots where ahead = 'making' and leased_until is not null)
+                       - (select count(*) from molt.bots where intent = 'awaiting_plan' and observed = 'reserved'
+                            and ahead is null and created_at > $2 and coalesce(leased_until, due_at) is not null))
                      for update skip locked)";
         Ok(sqlx::query(sql).bind(now).bind(since).bind(at_once).execute(&mut *self.tx).await?.rows_affected())
     }

@@ -55,13 +55,14 @@ impl Place<'_> {
     async fn destroy(&self, machine: &Machine, given: bool) -> Result<(), HostError> {
         let nonce = self.lease(&machine.id).await?;
         let destroyed = self.destroy_under(machine, given, &nonce).await;
-        if destroyed.is_err() {
+        if !matches!(destroyed, Ok(true)) {
             self.release(&machine.id, &nonce).await;
         }
-        destroyed
+        destroyed.map(drop)
     }
 
-    async fn destroy_under(&self, machine: &Machine, given: bool, nonce: &str) -> Result<(), HostError> {
+    /// `false`: nobody knows whether it was done.
+    async fn destroy_under(&self, machine: &Machine, given: bool, nonce: &str) -> Result<bool, HostError> {
         let unlaunched = self.read_machine(&machine.id).await?.is_some_and(|machine| machine.was_never_launched());
         if !unlaunched {
             return Err(Failure::Unknown("a machine changed while it was to be taken away").into());
@@ -72,10 +73,9 @@ impl Place<'_> {
         let path = self.path(&format!("/machines/{}", machine.id));
         let call = Call::new(Action::Destroy, &machine.id, Method::DELETE, path).under(nonce);
         match self.api.tell(call).await {
-            Ok(()) => Ok(()),
-            Err(failure) if failure.is_unknown() || failure.is_status(StatusCode::NOT_FOUND) || is_busy(&failure) => {
-                Ok(())
-            }
+            Ok(()) => Ok(true),
+            Err(failure) if failure.is_status(StatusCode::NOT_FOUND) => Ok(true),
+            Err(failure) if failure.is_unknown() || is_busy(&failure) => Ok(false),
             Err(failure) => Err(failure.into()),
         }
     }
