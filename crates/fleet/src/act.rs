@@ -1,6 +1,7 @@
 //! Doing one step: what is asked of the host or the cell, between what is written before and after.
 //! Never: decide what comes next, or call out while a transaction is open.
 
+mod ahead;
 mod mend;
 mod part;
 
@@ -67,6 +68,8 @@ impl Shared {
             Step::GiveUp(why) => work.give_up(why, told(sight)).await,
             Step::Stop => work.stop().await,
             Step::Remove => work.remove().await,
+            Step::Prepare => work.prepare().await,
+            Step::Withdraw => work.withdraw().await,
         }
     }
 

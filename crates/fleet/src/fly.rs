@@ -3,6 +3,7 @@
 //! Never: touch an app or a machine that isn't one of ours by name, organisation and network; open a bot to the public; or
 //! put a secret anywhere but into the app's secrets.
 
+mod ahead;
 mod api;
 mod app;
 mod connect;
@@ -22,12 +23,15 @@ use molt_bot::CellAddress;
 use molt_model::BotId;
 use tokio::sync::OwnedMutexGuard;
 
+use self::ahead::lacks_room;
 use self::api::{Api, Call, Failure};
 use self::app::{Owner, Place};
+use self::life::network_address;
+use self::machine::Purpose;
 use self::pace::Action;
 use self::seen::Seen;
 use self::wire::{Apps, Machine, Organisation, Stand};
-use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
+use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report};
 pub use settings::{FlySettings, WATCH_PERIOD};
 
 /// How often a step is tried whose answer was lost, before the loop comes again later.
@@ -91,31 +95,37 @@ impl FlyHost {
 
     async fn make(&self, spec: &CellSpec) -> Result<Ensured, HostError> {
         let place = self.place(&spec.bot);
-        let fresh = place.ensure_app().await?;
-        let machine = if fresh { None } else { place.settled_machine().await? };
-        if machine.as_ref().is_some_and(|machine| machine.stand() != Stand::Down) {
-            return Ok(Ensured::AlreadyThere);
-        }
-        let mut full = Vec::new();
-        let volume = async {
-            match &machine {
-                Some(_) => Ok(None),
-                None => place.ready_volume(spec, fresh, &mut full).await.map(Some),
-            }
-        };
-        // Neither needs the other. Both come to their end, so that no call is left half heard.
-        let (cell, volume) = tokio::join!(place.ensure_address(fresh), volume);
-        let (cell, volume) = (cell?, volume?);
-        let CellAddress::Tcp(address) = &cell else { return Err(Failure::Unknown("no address of a network").into()) };
-        let ensured = match &machine {
-            Some(machine) => place.renew(machine, spec, address).await?,
-            None => place.create(spec, volume, &mut full, address).await?,
+        let (fresh, machine) = found(&place).await?;
+        let (ensured, cell) = match machine {
+            Some(machine) if machine.stand() != Stand::Down => return Ok(Ensured::AlreadyThere),
+            Some(machine) => match place.renew(&machine, spec).await {
+                // Nothing is in what was made ahead, so it needn't stay where it is.
+                Err(error) if machine.was_never_launched() && lacks_room(&error) => {
+                    let full = place.withdraw(true).await?;
+                    tracing::warn!(
+                        fly.regions = full.join(","),
+                        "a region at Fly has no room for a machine that was made ahead; the next one is tried"
+                    );
+                    fill(&place, Purpose::Start(spec), false, full).await?
+                }
+                renewed => renewed?,
+            },
+            None => fill(&place, Purpose::Start(spec), fresh, Vec::new()).await?,
         };
         if ensured == Ensured::Started {
             self.seen.present(&spec.bot, cell);
             tracing::info!(bot.id = %spec.bot, "a cell was started");
         }
         Ok(ensured)
+    }
+
+    async fn make_ahead(&self, bot: &BotId) -> Result<(), HostError> {
+        let place = self.place(bot);
+        let (fresh, machine) = found(&place).await?;
+        if machine.is_none() {
+            fill(&place, Purpose::Ahead, fresh, Vec::new()).await?;
+        }
+        Ok(())
     }
 
     /// Where the cell of a machine answers: what we noted on it, else what Fly says.
@@ -252,6 +262,26 @@ impl FlyHost {
     }
 }
 
+/// What there is: whether the app was made just now, and the machine in it. Neither look needs the other; both come to their
+/// end, so that no call is left half heard.
+async fn found(place: &Place<'_>) -> Result<(bool, Option<Machine>), HostError> {
+    let (fresh, machine) = tokio::join!(place.ensure_app(), place.settled_machine());
+    Ok((fresh?, machine?))
+}
+
+/// What an app without a machine lacks, the machine last. `full`: regions that are known to have no room.
+async fn fill(
+    place: &Place<'_>,
+    purpose: Purpose<'_>,
+    fresh: bool,
+    mut full: Vec<String>,
+) -> Result<(Ensured, CellAddress), HostError> {
+    let (cell, volume) = tokio::join!(place.ensure_address(fresh), place.ready_volume(purpose, fresh, &mut full));
+    let (cell, volume) = (cell?, volume?);
+    let ensured = place.create(purpose, Some(volume), &mut full, network_address(&cell)?).await?;
+    Ok((ensured, cell))
+}
+
 impl Host for FlyHost {
     fn kind(&self) -> &'static str {
         "fly"
@@ -301,6 +331,38 @@ impl Host for FlyHost {
                     return;
                 }
             }
+        })
+    }
+
+    fn prepares(&self) -> Option<&dyn Prepares> {
+        Some(self)
+    }
+}
+
+/// Everything but the secrets, and the machine isn't launched: creating one takes Fly seconds, starting one that is there a
+/// fraction of one.
+impl Prepares for FlyHost {
+    fn prepare<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>> {
+        Box::pin(async move {
+            let work = async {
+                let _alone = self.alone(bot).await;
+                self.make_ahead(bot).await
+            };
+            tokio::time::timeout(ENSURE_MAX, work).await.map_err(|_| Failure::Unknown("a place takes too long"))?
+        })
+    }
+
+    fn withdraw<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>> {
+        Box::pin(async move {
+            let work = async {
+                let _alone = self.alone(bot).await;
+                let place = self.place(bot);
+                match place.owner().await? {
+                    Owner::Us => place.withdraw(false).await.map(drop),
+                    Owner::Nobody | Owner::Another => Ok(()),
+                }
+            };
+            tokio::time::timeout(DELETE_MAX, work).await.map_err(|_| Failure::Unknown("a place does not go"))?
         })
     }
 }

@@ -103,4 +103,21 @@ pub trait Host: Send + Sync + 'static {
 
     /// Resolves when the bot's cell is gone; at once if there is none.
     fn gone<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, ()>;
+
+    /// For a host at which making a bot's place takes far longer than starting a cell in it. `None`: nothing is worth making
+    /// ahead.
+    fn prepares(&self) -> Option<&dyn Prepares> {
+        None
+    }
+}
+
+/// A host that makes a place before anybody wants the bot running: nothing runs in it, and no secret is in it. These calls may
+/// be repeated like all others.
+pub trait Prepares: Send + Sync {
+    /// Makes the bot's place, unless it is there. `ensure` finds it.
+    fn prepare<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>>;
+
+    /// Takes away whatever of the place may hold something or costs something; `Ok` means that it is gone. A place in which a
+    /// cell was ever started is left alone, and that is an error.
+    fn withdraw<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>>;
 }

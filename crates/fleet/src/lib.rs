@@ -26,7 +26,7 @@ mod words;
 pub use docker::{DockerConfig, DockerHost, EngineFound, look_at_engine};
 pub use error::FleetError;
 pub use fly::{FlyHost, FlySettings, WATCH_PERIOD};
-pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
+pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report};
 pub use pace::{Pace, Paced};
 pub use plan::{ATTEMPTS_MAX, CellFact, ENDS_MAX, Facts, RuntimeFact, Stage, Step, Why, plan};
 pub use process::{ProcessHost, SealFound, SealMode, Sealing, cell_users, look_at_seal};

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use chrono::TimeDelta;
 use molt_model::BotId;
 
-use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
+use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report};
 
 /// A look costs milliseconds; over a network some seconds.
 const INSPECT_MAX: Duration = Duration::from_secs(20);
@@ -60,6 +60,26 @@ impl Host for Patient {
 
     fn gone<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, ()> {
         self.0.gone(bot)
+    }
+
+    fn prepares(&self) -> Option<&dyn Prepares> {
+        self.0.prepares().map(|_| self as &dyn Prepares)
+    }
+}
+
+impl Patient {
+    fn inner(&self) -> Result<&dyn Prepares, HostError> {
+        self.0.prepares().ok_or_else(|| HostError::Unusable("this host makes nothing ahead".to_owned()))
+    }
+}
+
+impl Prepares for Patient {
+    fn prepare<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>> {
+        Box::pin(within(ENSURE_MAX, "prepare", async move { self.inner()?.prepare(bot).await }))
+    }
+
+    fn withdraw<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>> {
+        Box::pin(within(STOP_MAX, "withdraw", async move { self.inner()?.withdraw(bot).await }))
     }
 }
 

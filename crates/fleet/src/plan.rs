@@ -2,7 +2,7 @@
 //! Never: I/O, a clock, or a second place that decides.
 
 use molt_bot::Phase;
-use molt_model::bot::{Boot, Place};
+use molt_model::bot::{Ahead, Boot, Place};
 use molt_model::{Intent, Observed, Rung, Time};
 
 /// Failures in a row before a bot counts as failed and a person is asked.
@@ -32,6 +32,10 @@ pub struct Facts {
     pub observed: Observed,
     /// The bot has its gateway token and, where cells have users of their own, its user.
     pub reserved: bool,
+    /// What was made of its place before it ever was to run. None at a host that makes nothing ahead.
+    pub ahead: Option<Ahead>,
+    /// Until when a place waits for a plan. `None`: none is made here, or none any more.
+    pub ahead_until: Option<Time>,
     pub cell: CellFact,
     pub runtime: RuntimeFact,
     /// The open step of the timeline, and its deadline.
@@ -121,6 +125,10 @@ pub enum Step {
     Stop,
     /// End the cell, remove its state, then the row.
     Remove,
+    /// Make what takes long, before anybody wants it running.
+    Prepare,
+    /// Take away what was made, because nobody came for it.
+    Withdraw,
 }
 
 /// Why it did not come up.
@@ -151,6 +159,8 @@ pub fn plan(facts: &Facts) -> Option<Step> {
         // What has begun to go goes, whatever anybody wants.
         _ if matches!(facts.observed, Observed::Deleting(_) | Observed::Gone) => Some(Step::Remove),
         Intent::Deleted => Some(Step::Remove),
+        // Half of it may be gone, so it goes on going; whatever is wanted now is made anew.
+        _ if facts.ahead == Some(Ahead::Leaving) && never_ran(facts) => Some(Step::Withdraw),
         Intent::AwaitingPlan | Intent::Stopped => plan_rest(facts),
         Intent::Running if facts.cell == CellFact::Absent => plan_start(facts),
         Intent::Running => plan_cell(facts),
@@ -164,7 +174,24 @@ fn plan_rest(facts: &Facts) -> Option<Step> {
         Observed::Suspended => facts.suspended,
         _ => false,
     };
-    (!rests || facts.cell != CellFact::Absent).then_some(Step::Stop)
+    if !rests || facts.cell != CellFact::Absent {
+        return Some(Step::Stop);
+    }
+    if never_ran(facts) { plan_ahead(facts) } else { None }
+}
+
+/// Nothing of it can be lost: no cell was ever started.
+const fn never_ran(facts: &Facts) -> bool {
+    matches!(facts.observed, Observed::Reserved(_)) && !facts.reserved
+}
+
+fn plan_ahead(facts: &Facts) -> Option<Step> {
+    let worth = facts.intent == Intent::AwaitingPlan && facts.ahead_until.is_some_and(|until| facts.now < until);
+    match facts.ahead {
+        None | Some(Ahead::Making) if worth => Some(Step::Prepare),
+        Some(Ahead::Making | Ahead::Made) if !worth => Some(Step::Withdraw),
+        _ => None,
+    }
 }
 
 /// Wanted, and there is no cell.

@@ -64,6 +64,8 @@ pub struct Config {
     pub catalog: CatalogInForce,
     /// A system user per cell out of these; see `cell_users`.
     pub uid_range: Option<RangeInclusive<u32>>,
+    /// How long after a bot was made its place waits for a plan, where one is made ahead. Zero: none is made.
+    pub keep_ahead: TimeDelta,
 }
 
 /// What one round did.
@@ -177,6 +179,7 @@ impl Fleet {
         }
         shared.release_late().await?;
         shared.call_ailing().await?;
+        shared.call_waiting().await?;
         shared.erase_people().await?;
         let mut workers = self.workers.lock().await;
         // A round that waited here while everything was stopped would start the cells again.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use molt_bot::{CellAddress, CellHealth, Client};
+use molt_model::bot::Ahead;
 use molt_model::{Intent, Observed, Rung, Time};
 use molt_store::fleet::{FleetBot, Lease, Seen, gateway_token_binding};
 use secrecy::SecretString;
@@ -93,10 +94,11 @@ impl Shared {
             let Some(step) = plan(&facts) else { return Ok(self.rest(&bot, sight, &facts)) };
             driven.steps += 1;
             tracing::debug!(bot.id = %bot.id, step = ?step, "next step of a bot");
-            // A name changes nothing at the host, which isn't asked again for nothing: some take their time, and count.
-            let stands = matches!((&step, &sight.cell), (Step::Reserve, CellSight::Absent));
+            // Neither a name nor a place is a cell. The host isn't asked again for nothing: some take their time, and count.
+            let no_cell = matches!(step, Step::Reserve | Step::Prepare | Step::Withdraw);
+            let stands = no_cell && matches!(sight.cell, CellSight::Absent);
             match self.act(lease, bot, &sight, step).await? {
-                Next::Now => seen = stands.then_some(sight),
+                Next::Now => seen = stands.then(|| Sight { now: self.clock.now(), ..sight }),
                 Next::At(time) => return Ok(Some(time)),
                 Next::Gone => return Ok(None),
             }
@@ -149,14 +151,16 @@ impl Shared {
         opened.ok()
     }
 
-    /// Nothing to do: a running cell is asked now and then, a bot without a runtime looks again later.
+    /// Nothing to do: a running cell is asked now and then, a bot without a runtime looks again later, and one whose place
+    /// waits for a plan when that has waited long enough.
     fn rest(&self, bot: &FleetBot, sight: Sight, facts: &Facts) -> Option<Time> {
         if let (Intent::Running, CellSight::Says(health, client)) = (bot.intent, sight.cell) {
             self.watch_health(bot, client.address(), restarts(&health));
         }
         let no_runtime = facts.observed == Observed::Degraded(Rung::NoRuntime);
         let waits = bot.intent == Intent::Running && no_runtime && facts.runtime == RuntimeFact::Failed;
-        waits.then(|| sight.now + RUNTIME_RETRY_PAUSE)
+        let kept = facts.ahead_until.filter(|_| facts.ahead == Some(Ahead::Made));
+        if waits { Some(sight.now + RUNTIME_RETRY_PAUSE) } else { kept }
     }
 }
 
@@ -195,6 +199,9 @@ impl Shared {
             undoable: bot.intent == Intent::Running && self.undo_target(bot).is_some(),
             observed: seen.observed,
             reserved: bot.gateway_token.is_some(),
+            // A host that makes nothing ahead can take nothing away.
+            ahead: bot.ahead.filter(|_| self.host.prepares().is_some()),
+            ahead_until: self.ahead_until(bot),
             cell,
             runtime: sight.runtime.fact(),
             step: bot.step.as_ref().and_then(|step| Some((Stage::parse(&step.name)?, step.deadline_at))),

@@ -86,6 +86,18 @@ pub enum Outcome {
     Failed,
 }
 
+/// How far the place stands that a host made ahead, for a bot that never ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// Some of it may be there.
+    Making,
+    Made,
+    /// It is being taken away, because its time was over: some of it may be there still.
+    Leaving,
+    /// It was taken away. None is made again.
+    Lapsed,
+}
+
 /// One line of a bot's timeline, in words that its owner understands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StepView {
@@ -110,6 +122,7 @@ text_enum!(Vertical { Executive = "executive", Developer = "developer", Research
 text_enum!(Intent { AwaitingPlan = "awaiting_plan", Running = "running", Stopped = "stopped", Deleted = "deleted" });
 text_enum!(Status { Provisioning = "provisioning", Running = "running", Stopped = "stopped", Error = "error" });
 text_enum!(Outcome { Done = "done", Failed = "failed" });
+text_enum!(Ahead { Making = "making", Made = "made", Leaving = "leaving", Lapsed = "lapsed" });
 
 #[cfg(test)]
 mod tests;

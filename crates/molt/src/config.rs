@@ -416,7 +416,7 @@ mod tests {
             jail.create_file(
                 "molt.toml",
                 "listen = \"here\"\nbots_per_user = \"many\"\nmonthly_cap_usd = \"a lot\"\ncolour = \"red\"\n\
-                 default_model = \"practice/unknown\"\n[egress]\nallow = [\"*.org\"]\n[egress.private]\n\"nas.lan\" = \"169.254.169.254:80\"\n\
+                 default_model = \"practice/unknown\"\n[fleet]\nkeep_ahead_minutes = 90000\n[egress]\nallow = [\"*.org\"]\n[egress.private]\n\"nas.lan\" = \"169.254.169.254:80\"\n\
                  [providers.mine]\nkind = \"openai\"\n",
             )?;
             let message = read(&[("MOLT_SEAL_KEY", "short")]).unwrap_err().to_string();
@@ -428,6 +428,7 @@ mod tests {
                 "default_model:",
                 "mine",
                 "seal key",
+                "fleet.keep_ahead_minutes: 10080 (a week) at most",
                 "egress.allow: \"*.org\" takes in too much",
                 "egress.private: \"169.254.169.254:80\"",
             ] {
@@ -460,6 +461,7 @@ mod tests {
             )?;
             let config = keeps(&[("FLY_API_TOKEN", "fo1_hunter2")]).unwrap();
             assert_eq!(config.fly.as_ref().unwrap().memory_mib, 2048);
+            assert_eq!(config.fleet.keep_ahead(), chrono::TimeDelta::hours(1));
             assert!(!format!("{config:?}").contains("hunter2"));
             Ok(())
         });

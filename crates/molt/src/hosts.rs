@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use chrono::TimeDelta;
 use molt_fleet::{
     DockerConfig, DockerHost, FlyHost, FlySettings, Host, Pace, Paced, ProcessHost, RuntimeState, Sealing, cell_users,
 };
@@ -62,6 +63,7 @@ pub struct Parts {
     pub runtime: watch::Receiver<RuntimeState>,
     docker: Option<DockerConfig>,
     fly: Option<FlySettings>,
+    keep_ahead: TimeDelta,
 }
 
 /// The settings of Fly for this very database, after which everything there is named.
@@ -80,7 +82,7 @@ async fn installation(store: &Store) -> anyhow::Result<Uuid> {
 impl Parts {
     /// Claims the data folder for this kind of host, and begins to fetch or make what the bots need.
     pub async fn prepare(config: &Config, data: &DataDir, store: &Store) -> anyhow::Result<(Self, AbortHandle)> {
-        let kind = config.fleet.host;
+        let (kind, keep_ahead) = (config.fleet.host, config.fleet.keep_ahead());
         claim_kind(data.root(), kind)?;
         let fly = fly_of(config, store).await?;
         if let Some(fly) = &fly {
@@ -88,7 +90,7 @@ impl Parts {
             let (sender, runtime) = watch::channel(RuntimeState::Ready { command: config.runtime.command.clone() });
             let task = tokio::spawn(async move { sender.closed().await }).abort_handle();
             let (data_dir, cell) = (data.root().to_owned(), PathBuf::from(&fly.image));
-            return Ok((Self { data_dir, cell, runtime, docker: None, fly: Some(fly.clone()) }, task));
+            return Ok((Self { data_dir, cell, runtime, docker: None, fly: Some(fly.clone()), keep_ahead }, task));
         }
         let program = install::cell_binary(&config.runtime.cell, &data.programs())?;
         let docker = match kind {
@@ -98,7 +100,7 @@ impl Parts {
         let image_gone = docker.as_ref().and_then(|docker| docker.image_gone.clone());
         let (runtime, task) = prepare_runtime(config, data, &program, image_gone)?;
         let cell = docker.as_ref().map_or(program, |docker| PathBuf::from(&docker.image));
-        Ok((Self { data_dir: data.root().to_owned(), cell, runtime, docker, fly }, task))
+        Ok((Self { data_dir: data.root().to_owned(), cell, runtime, docker, fly, keep_ahead }, task))
     }
 
     /// Whether the cells end with this program. Those elsewhere go on, and the next start finds them.
@@ -116,6 +118,7 @@ impl Parts {
             proxy_url: if sealed { GATE_INSIDE.to_owned() } else { proxy_url },
             catalog,
             uid_range: if sealed || self.fly.is_some() { None } else { cell_users() },
+            keep_ahead: self.keep_ahead,
         };
         let host: Arc<dyn Host> = match (self.docker, self.fly) {
             (_, Some(fly)) => Arc::new(FlyHost::new(fly).context("cells can't run at Fly")?),
@@ -158,6 +161,7 @@ pub fn existing(config: &Config, root: &Path) -> anyhow::Result<Option<Box<dyn H
                 proxy_url: String::new(),
                 catalog: config.own_catalog()?.into(),
                 uid_range: None,
+                keep_ahead: TimeDelta::zero(),
             };
             Box::new(ProcessHost::new(&settings, &Sealing::off())?)
         }

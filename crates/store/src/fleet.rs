@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use molt_model::bot::Outcome;
+use molt_model::bot::{Ahead, Outcome};
 use molt_model::{BotId, Event, EventKind, Intent, Observed, Settings, Status, Time, UserId, Vertical};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -119,6 +119,9 @@ pub struct FleetBot {
     /// Sealed for `gateway_token_binding`.
     pub gateway_token: Option<Vec<u8>>,
     pub step: Option<OpenStep>,
+    pub created_at: Time,
+    /// None as soon as the bot was to run.
+    pub ahead: Option<Ahead>,
 }
 
 /// What the gateway token of a bot is sealed for.
@@ -205,9 +208,9 @@ impl SystemTx {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Gives the bot its gateway token, once: an earlier one stays.
+    /// Gives the bot its gateway token, once: an earlier one stays. A place that was made ahead is the bot's own from now on.
     pub async fn keep_gateway_token(&mut self, lease: &Lease, host: &str, sealed: &[u8]) -> Result<()> {
-        let sql = "update molt.bots set gateway_token = coalesce(gateway_token, $3), host = $4
+        let sql = "update molt.bots set gateway_token = coalesce(gateway_token, $3), host = $4, ahead = null
                    where id = $1 and leased_until = $2";
         let bot = lease.bot.as_str();
         sqlx::query(sql).bind(bot).bind(lease.until).bind(sealed).bind(host).execute(&mut *self.tx).await?;
@@ -436,6 +439,8 @@ fn fleet_bot(row: &PgRow) -> Result<FleetBot> {
         },
         gateway_token: row.try_get("gateway_token")?,
         step,
+        created_at: row.try_get("created_at")?,
+        ahead: row.try_get::<Option<String>, _>("ahead")?.map(|text| text.parse()).transpose().map_err(unexpected)?,
     })
 }
 

@@ -2,6 +2,7 @@
 //! under row-level security, `SystemTx` sees all rows and is for loops.
 //! Never: business rules (they are in `model`), or an outside call while a transaction is open.
 
+pub mod ahead;
 pub mod billing;
 pub mod bots;
 pub mod budget;

@@ -150,13 +150,13 @@ impl<'a> Place<'a> {
         }
     }
 
-    async fn used_marks(&self) -> Result<Vec<String>, HostError> {
+    pub(super) async fn used_marks(&self) -> Result<Vec<String>, HostError> {
         let secrets = self.api.read::<Secrets>(Action::ReadSecrets, &self.app, &self.path("/secrets")).await?;
         let names = secrets.map(|secrets| secrets.secrets).unwrap_or_default().into_iter().map(|secret| secret.name);
         Ok(names.filter(|name| name.starts_with(USED_PREFIX)).collect())
     }
 
-    async fn volumes(&self) -> Result<Vec<Volume>, HostError> {
+    pub(super) async fn volumes(&self) -> Result<Vec<Volume>, HostError> {
         let volumes = self.api.read::<Vec<Volume>>(Action::ListVolumes, &self.app, &self.path("/volumes")).await?;
         let mut volumes = volumes.unwrap_or_default();
         volumes.retain(|volume| volume.name == machine::VOLUME && volume.is_there());
@@ -232,7 +232,7 @@ impl<'a> Place<'a> {
     }
 
     /// Only for a volume that no machine was given: nothing can be in it.
-    async fn delete_unused(&self, volume: &Volume) -> Result<(), HostError> {
+    pub(super) async fn delete_unused(&self, volume: &Volume) -> Result<(), HostError> {
         let path = self.path(&format!("/volumes/{}", volume.id));
         let call = Call::new(Action::DeleteVolume, &self.app, Method::DELETE, path);
         match self.api.tell(call).await {

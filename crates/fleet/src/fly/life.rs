@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
+use molt_bot::CellAddress;
 use serde_json::{Value, json};
 
 use super::api::{Call, Failure, Kind};
 use super::app::{Place, no_room};
-use super::machine::{self, Making, NAME, START_MARK, mark};
+use super::machine::{self, Making, NAME, Purpose, START_MARK, mark};
 use super::pace::Action;
 use super::wire::{Lease, Machine, Stand, Volume};
 use super::{LOST_PAUSE, TRIES};
@@ -63,7 +64,7 @@ impl Place<'_> {
         }
     }
 
-    async fn read_machine(&self, id: &str) -> Result<Option<Machine>, HostError> {
+    pub(super) async fn read_machine(&self, id: &str) -> Result<Option<Machine>, HostError> {
         let machine = self.api.read::<Machine>(Action::ReadMachine, id, &self.path(&format!("/machines/{id}"))).await?;
         Ok(machine.filter(|machine| machine.stand() != Stand::Gone))
     }
@@ -94,35 +95,45 @@ impl Place<'_> {
         ))
     }
 
-    /// The bot's volume, and the app's secrets for a machine on it. `full`: regions that turned out to have no room.
+    /// The bot's volume, and the app's secrets for a machine that is launched on it: one that isn't writes nothing, and its
+    /// volume is not a used one. `full`: regions that turned out to have no room.
     pub(super) async fn ready_volume(
         &self,
-        spec: &CellSpec,
+        purpose: Purpose<'_>,
         fresh: bool,
         full: &mut Vec<String>,
     ) -> Result<ReadyVolume, HostError> {
         let (volume, used) = self.ensure_volume(fresh, full).await?;
-        let secrets = self.set_secrets(spec, &volume.id).await?;
+        let secrets = match purpose {
+            Purpose::Start(spec) => self.set_secrets(spec, &volume.id).await?,
+            Purpose::Ahead => None,
+        };
         Ok(ReadyVolume { volume, used, secrets })
     }
 
     /// A new machine on the bot's volume. Where the volume was never used and its region is full, the next region gets both.
     pub(super) async fn create(
         &self,
-        spec: &CellSpec,
+        purpose: Purpose<'_>,
         mut ready: Option<ReadyVolume>,
         full: &mut Vec<String>,
         address: &str,
     ) -> Result<Ensured, HostError> {
         let start = uuid::Uuid::new_v4().to_string();
+        let ahead = matches!(purpose, Purpose::Ahead);
         for _ in 0..=self.settings.regions.len() {
             let ReadyVolume { volume, used, secrets } = match ready.take() {
                 Some(ready) => ready,
-                None => self.ready_volume(spec, false, full).await?,
+                None => self.ready_volume(purpose, false, full).await?,
             };
-            let config = Making { settings: self.settings, spec, volume: &volume.id, address, start: &start }.config();
-            let body = json!({ "name": NAME, "region": volume.region, "config": config });
+            let (settings, bot, volume_id) = (self.settings, self.bot, volume.id.as_str());
+            let making = Making { settings, bot, purpose, ahead, volume: volume_id, address, start: &start };
+            let mut body = json!({ "name": NAME, "region": volume.region, "config": making.config() });
+            if ahead {
+                body["skip_launch"] = json!(true);
+            }
             match self.create_machine(&with_secrets(body, secrets), &start).await {
+                Ok(Some(_)) if ahead => return Ok(Ensured::Started),
                 Ok(Some(machine)) => return self.bring_up(machine).await.map(|()| Ensured::Started),
                 Ok(None) => return Ok(Ensured::AlreadyThere),
                 Err(failure) if !failure.is_kind(Kind::InsufficientCapacity) => return Err(failure.into()),
@@ -137,7 +148,9 @@ impl Place<'_> {
                         fly.region = volume.region,
                         "a region at Fly has no room for a machine; the next one is tried"
                     );
-                    self.clear_used(&volume.id).await?;
+                    if !ahead {
+                        self.clear_used(&volume.id).await?;
+                    }
                     full.push(volume.region);
                 }
             }
@@ -172,35 +185,44 @@ impl Place<'_> {
         Err(Failure::Unknown("a machine was not made"))
     }
 
-    /// Starts a machine that is down with everything that is new.
-    pub(super) async fn renew(&self, machine: &Machine, spec: &CellSpec, address: &str) -> Result<Ensured, HostError> {
+    /// Starts a machine that is down with everything that is new. And where its cell answers.
+    pub(super) async fn renew(&self, machine: &Machine, spec: &CellSpec) -> Result<(Ensured, CellAddress), HostError> {
         let Some(volume) = machine.volume() else {
             return Err(HostError::Unusable(format!("the machine of {} has no volume; it is left alone", self.app)));
         };
         let start = uuid::Uuid::new_v4().to_string();
-        let config = Making { settings: self.settings, spec, volume, address, start: &start }.config();
-        let mut body = json!({ "name": NAME, "config": config });
-        if let Some(version) = machine.version() {
-            body["current_version"] = json!(version);
-        }
-        let (secrets, nonce) = tokio::join!(self.set_secrets(spec, volume), self.lease(&machine.id));
-        let nonce = nonce?;
-        let renewed = match secrets {
-            Ok(secrets) => self.update_and_start(machine, &with_secrets(body, secrets), &nonce, &start).await,
-            Err(error) => Err(error),
+        let what = async {
+            let (secrets, cell) = tokio::join!(self.set_secrets(spec, volume), self.ensure_address(false));
+            Ok::<_, HostError>((secrets?, cell?))
         };
+        // None needs another. All come to their end, so that no call is left half heard, and no lease in the way.
+        let (what, nonce) = tokio::join!(what, self.lease(&machine.id));
+        let nonce = nonce?;
+        let renewed = async {
+            let (secrets, cell) = what?;
+            let (settings, bot, ahead) = (self.settings, self.bot, machine.was_never_launched());
+            let address = network_address(&cell)?;
+            let making = Making { settings, bot, purpose: Purpose::Start(spec), ahead, volume, address, start: &start };
+            let mut body = json!({ "name": NAME, "config": making.config() });
+            if let Some(version) = machine.version() {
+                body["current_version"] = json!(version);
+            }
+            let renewed = self.update_and_start(machine, &with_secrets(body, secrets), &nonce, &start).await?;
+            Ok::<_, HostError>((renewed, cell))
+        };
+        let renewed = renewed.await;
         let release = self.release(&machine.id, &nonce);
         match renewed {
             // Nobody needs the lease any more: it is given back while the machine starts.
-            Ok(Some((machine, true))) => {
+            Ok((Some((machine, true)), cell)) => {
                 let (started, ()) = tokio::join!(self.await_start(machine), release);
-                started.map(|()| Ensured::Started)
+                started.map(|()| (Ensured::Started, cell))
             }
             renewed => {
                 release.await;
                 match renewed? {
-                    Some((machine, _)) => self.bring_up(machine).await.map(|()| Ensured::Started),
-                    None => Ok(Ensured::AlreadyThere),
+                    (Some((machine, _)), cell) => self.bring_up(machine).await.map(|()| (Ensured::Started, cell)),
+                    (None, cell) => Ok((Ensured::AlreadyThere, cell)),
                 }
             }
         }
@@ -351,7 +373,7 @@ impl Place<'_> {
     }
 
     /// The right to change the machine, for some seconds. Another holder is waited out: it may be we, from before a crash.
-    async fn lease(&self, machine: &str) -> Result<String, HostError> {
+    pub(super) async fn lease(&self, machine: &str) -> Result<String, HostError> {
         let until = Instant::now() + Duration::from_secs(LEASE_SECONDS) + 2 * LEASE_PAUSE;
         let path = self.path(&format!("/machines/{machine}/lease?ttl={LEASE_SECONDS}"));
         loop {
@@ -369,7 +391,7 @@ impl Place<'_> {
     }
 
     /// One that isn't given back ends by itself.
-    async fn release(&self, machine: &str, nonce: &str) {
+    pub(super) async fn release(&self, machine: &str, nonce: &str) {
         for _ in 0..2 {
             let path = self.path(&format!("/machines/{machine}/lease"));
             let call = Call::new(Action::Release, machine, Method::DELETE, path).under(nonce);
@@ -402,6 +424,14 @@ impl Place<'_> {
     }
 }
 
+/// Of a cell at Fly, such as `[fdaa::1]:18789`.
+pub(super) fn network_address(cell: &CellAddress) -> Result<&str, Failure> {
+    match cell {
+        CellAddress::Tcp(address) => Ok(address),
+        _ => Err(Failure::Unknown("no address of a network")),
+    }
+}
+
 fn vanished() -> Failure {
     Failure::Unknown("a new machine vanished")
 }
@@ -419,6 +449,6 @@ fn is_taken(failure: &Failure) -> bool {
 }
 
 /// The machine is in the middle of something.
-fn is_busy(failure: &Failure) -> bool {
+pub(super) fn is_busy(failure: &Failure) -> bool {
     failure.is_status(StatusCode::CONFLICT) || failure.is_status(StatusCode::PRECONDITION_FAILED)
 }

@@ -26,13 +26,26 @@ pub(super) const CONFIG: &str = "CLAWDBOT_CONFIG";
 
 /// Marks of ours on a machine.
 pub(super) const START_MARK: &str = "molt_start";
+/// On a machine that was made without being launched, until it is.
+pub(super) const AHEAD_MARK: &str = "molt_ahead";
 const ADDRESS_MARK: &str = "molt_address";
 const BOT_MARK: &str = "molt_bot";
+
+/// What a machine is made for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    Start(&'a CellSpec),
+    /// To be there when somebody wants it started, with what is known then.
+    Ahead,
+}
 
 /// What a machine is made of.
 pub(super) struct Making<'a> {
     pub(super) settings: &'a FlySettings,
-    pub(super) spec: &'a CellSpec,
+    pub(super) bot: &'a BotId,
+    pub(super) purpose: Purpose<'a>,
+    /// It was never launched.
+    pub(super) ahead: bool,
     pub(super) volume: &'a str,
     /// Where Flycast answers for it, such as `[fdaa::1]:18789`.
     pub(super) address: &'a str,
@@ -43,21 +56,14 @@ pub(super) struct Making<'a> {
 impl Making<'_> {
     /// `config` of a create or an update.
     pub(super) fn config(&self) -> Value {
-        let Self { settings, spec, volume, address, start } = self;
-        let mut env = json!({
-            "MOLT_BOT_ID": spec.bot.as_str(),
-            "MOLT_STATE_DIR": STATE,
-            "MOLT_LISTEN": format!("tcp:[::]:{PORT}"),
-            "MOLT_PROXY_URL": spec.proxy_url,
-            "MOLT_CONFIG_REVISION": spec.revision.to_string(),
-            "MOLT_ISOLATE": "netns",
-        });
-        if !spec.runtime_command.is_empty() {
-            env["MOLT_RUNTIME_COMMAND"] = json!(json!(spec.runtime_command).to_string());
+        let Self { settings, bot, volume, address, start, .. } = self;
+        let mut metadata = json!({ BOT_MARK: bot.as_str(), ADDRESS_MARK: address, START_MARK: start });
+        if self.ahead {
+            metadata[AHEAD_MARK] = json!("1");
         }
         json!({
             "image": settings.image,
-            "env": env,
+            "env": self.environment(),
             "guest": { "cpu_kind": settings.cpu_kind, "cpus": settings.cpus, "memory_mb": settings.memory_mib },
             "mounts": [{ "volume": volume, "path": STATE }],
             "services": [service()],
@@ -67,8 +73,24 @@ impl Making<'_> {
             "restart": { "policy": "no" },
             "stop_config": { "signal": "SIGTERM", "timeout": STOP_TIMEOUT },
             "auto_destroy": false,
-            "metadata": { BOT_MARK: spec.bot.as_str(), ADDRESS_MARK: address, START_MARK: start },
+            "metadata": metadata,
         })
+    }
+
+    fn environment(&self) -> Value {
+        let mut environment = json!({
+            "MOLT_BOT_ID": self.bot.as_str(),
+            "MOLT_STATE_DIR": STATE,
+            "MOLT_LISTEN": format!("tcp:[::]:{PORT}"),
+            "MOLT_ISOLATE": "netns",
+        });
+        let Purpose::Start(spec) = self.purpose else { return environment };
+        environment["MOLT_PROXY_URL"] = json!(spec.proxy_url);
+        environment["MOLT_CONFIG_REVISION"] = json!(spec.revision.to_string());
+        if !spec.runtime_command.is_empty() {
+            environment["MOLT_RUNTIME_COMMAND"] = json!(json!(spec.runtime_command).to_string());
+        }
+        environment
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) enum Action {
     Start,
     Stop,
     Wait,
+    Destroy,
     Lease,
     Release,
 }

@@ -4,6 +4,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::machine::{AHEAD_MARK, mark};
+
 #[derive(Debug, Deserialize)]
 pub(super) struct App {
     #[serde(default)]
@@ -132,8 +134,14 @@ impl Machine {
         match (stand(&self.state), self.host_status.as_deref()) {
             (Stand::Gone, _) => Stand::Gone,
             (_, Some("unreachable")) => Stand::Stranded,
+            _ if self.was_never_launched() => Stand::Down,
             (stand, _) => stand,
         }
+    }
+
+    /// Made ahead, and nobody has started it since. Without the mark one that was just created is about to start.
+    pub(super) fn was_never_launched(&self) -> bool {
+        self.state == "created" && mark(&self.config, AHEAD_MARK).is_some()
     }
 
     /// What the next change is based on.
@@ -208,5 +216,16 @@ mod tests {
         assert_eq!(stand("stopped", Some("unreachable")), Stand::Stranded);
         assert_eq!(stand("destroyed", Some("unreachable")), Stand::Gone);
         assert_eq!(stand("started", Some("unknown")), Stand::Up);
+
+        let ahead = |state: &str, host: Option<&str>| {
+            let config = json!({ "metadata": { AHEAD_MARK: "1" } });
+            let machine = json!({ "id": "1", "state": state, "host_status": host, "config": config });
+            let machine: Machine = serde_json::from_value(machine).unwrap();
+            (machine.stand(), machine.was_never_launched())
+        };
+        assert_eq!(ahead("created", None), (Stand::Down, true), "it waits");
+        assert_eq!(ahead("created", Some("unreachable")), (Stand::Stranded, true));
+        assert_eq!(ahead("starting", None), (Stand::Up, false));
+        assert_eq!(ahead("stopped", None), (Stand::Down, false), "it ran");
     }
 }

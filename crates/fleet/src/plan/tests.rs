@@ -1,6 +1,8 @@
 //! The plan as tables: every pair of what is wanted and what was seen, and what else decides.
 //! Never: a world; `tests/it` has one.
 
+use molt_model::bot::Reserved;
+
 use super::*;
 
 const NOW: &str = "2026-11-22T12:00:00Z";
@@ -17,6 +19,8 @@ fn facts(intent: Intent, observed: Observed, cell: CellFact) -> Facts {
         undoable: false,
         observed,
         reserved: true,
+        ahead: None,
+        ahead_until: None,
         cell,
         runtime: RuntimeFact::Ready,
         step: None,
@@ -272,6 +276,51 @@ fn settings_to_blame() {
     }
 }
 
+/// What is made while a bot waits for a plan: only for one that never ran, and only while that may be soon.
+#[test]
+fn what_is_made_ahead() {
+    use Observed as O;
+    let waits = O::Reserved(Reserved::AwaitingPlan);
+    let (prepare, withdraw) = (Some(Step::Prepare), Some(Step::Withdraw));
+    let never = |intent| Facts {
+        reserved: false,
+        observed_generation: 0,
+        ahead_until: Some(at(1)),
+        ..facts(intent, waits, CellFact::Absent)
+    };
+    // What stands, and what is to be done: in time, late, where none is made, and when its owner wants it stopped or running.
+    for (ahead, in_time, late, stopped, running) in [
+        (None, prepare, None, None, Some(Step::Reserve)),
+        (Some(Ahead::Making), prepare, withdraw, withdraw, Some(Step::Reserve)),
+        (Some(Ahead::Made), None, withdraw, withdraw, Some(Step::Reserve)),
+        (Some(Ahead::Leaving), withdraw, withdraw, withdraw, withdraw),
+        (Some(Ahead::Lapsed), None, None, None, Some(Step::Reserve)),
+    ] {
+        let at_rest = Facts { ahead, ..never(Intent::AwaitingPlan) };
+        assert_eq!(plan(&at_rest), in_time, "{ahead:?}");
+        for ahead_until in [Some(at(0)), None] {
+            assert_eq!(plan(&Facts { ahead_until, ..at_rest.clone() }), late, "{ahead:?} {ahead_until:?}");
+        }
+        assert_eq!(plan(&Facts { ahead, ..never(Intent::Stopped) }), stopped, "{ahead:?}");
+        assert_eq!(plan(&Facts { ahead, ..never(Intent::Running) }), running, "{ahead:?}");
+        assert_eq!(plan(&Facts { ahead, ..never(Intent::Deleted) }), Some(Step::Remove), "{ahead:?}");
+    }
+    // Whatever the row says of a place: one that has its token, or left the first state, is never prepared and never withdrawn.
+    for ahead in [None, Some(Ahead::Making), Some(Ahead::Made), Some(Ahead::Leaving), Some(Ahead::Lapsed)] {
+        for intent in [Intent::AwaitingPlan, Intent::Running, Intent::Stopped, Intent::Deleted] {
+            for (observed, cell) in O::ALL.into_iter().flat_map(|state| CELLS.map(|cell| (state, cell))) {
+                for ahead_until in [None, Some(at(0)), Some(at(1))] {
+                    let ran = Facts { ahead, ahead_until, ..facts(intent, observed, cell) };
+                    let left = Facts { reserved: matches!(observed, O::Reserved(_)), ..ran.clone() };
+                    for step in [plan(&ran), plan(&left)] {
+                        assert!(step != prepare && step != withdraw, "{ahead:?} {intent:?} {observed:?} {cell:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Where everything does what the step asks for, repeating the plan always ends, ends as wanted, and every state on the way
 /// is one that the machine lets follow.
 #[test]
@@ -279,8 +328,16 @@ fn plans_end() {
     for intent in [Intent::AwaitingPlan, Intent::Running, Intent::Stopped, Intent::Deleted] {
         for observed in Observed::ALL {
             for cell in CELLS.into_iter().filter(|cell| *cell != says(Phase::Failed)) {
-                for generation in [3, 4] {
-                    let mut facts = Facts { generation, applied_revision: 1, ..facts(intent, observed, cell) };
+                for (generation, reserved, ahead, ahead_until) in [
+                    (3, true, None, None),
+                    (4, true, None, Some(at(9))),
+                    (3, false, None, Some(at(9))),
+                    (3, false, Some(Ahead::Making), Some(at(0))),
+                    (3, false, Some(Ahead::Made), Some(at(9))),
+                    (3, false, Some(Ahead::Leaving), Some(at(9))),
+                ] {
+                    let facts = facts(intent, observed, cell);
+                    let mut facts = Facts { generation, reserved, ahead, ahead_until, applied_revision: 1, ..facts };
                     let mut taken = Vec::new();
                     while let Some(step) = plan(&facts) {
                         taken.push(step);
@@ -305,7 +362,10 @@ fn obey(facts: &mut Facts, step: Step) {
         Step::Reserve => {
             facts.observed = Observed::Infrastructure(Place::Name);
             facts.observed_generation = facts.generation;
+            (facts.reserved, facts.ahead) = (true, None);
         }
+        Step::Prepare => facts.ahead = Some(Ahead::Made),
+        Step::Withdraw => facts.ahead = Some(Ahead::Lapsed),
         Step::StartCell => {
             facts.observed = Observed::Booting(Boot::Waking);
             facts.cell = CellFact::Silent;

@@ -171,7 +171,8 @@ fn start_host() -> Arc<Simulated> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = CellAddress::Tcp(listener.local_addr().unwrap().to_string());
-    let rules = Rules { latency: LATENCY, faults: FAULTS, calls_per_second: CALLS_PER_SECOND, boot: BOOT };
+    let rules =
+        Rules { latency: LATENCY, faults: FAULTS, calls_per_second: CALLS_PER_SECOND, boot: BOOT, ahead: false };
     let host = Simulated::new(rules, address);
     let served = host.clone();
     let serve = move || {
@@ -189,6 +190,7 @@ fn start_fleet(folder: &Path, database: &TestDatabase, host: &Arc<Simulated>) ->
         proxy_url: "http://127.0.0.1:9/v1".into(),
         catalog: CatalogInForce::from(catalog()),
         uid_range: None,
+        keep_ahead: chrono::TimeDelta::zero(),
     };
     let (sender, runtime) = watch::channel(RuntimeState::Ready { command: vec!["/bin/false".into()] });
     // Its last word stands.

@@ -180,4 +180,14 @@ async fn a_life(host: &FlyHost, simulator: &Simulator) {
     assert_eq!(host.ensure(&spec(&bot, 3)).await.unwrap(), Ensured::Started);
     host.stop(&bot, true).await.unwrap();
     assert!(host.list().await.unwrap().is_empty());
+
+    // A place made ahead, taken away, made again, and started in where there is room for it.
+    let (ahead, bot) = (host.prepares().unwrap(), BotId::random());
+    ahead.prepare(&bot).await.unwrap();
+    ahead.withdraw(&bot).await.unwrap();
+    ahead.prepare(&bot).await.unwrap();
+    simulator.state().full_for_machines.insert("cdg".into());
+    simulator.state().full_for_machines.remove("ams");
+    assert_eq!(host.ensure(&spec(&bot, 1)).await.unwrap(), Ensured::Started);
+    host.stop(&bot, true).await.unwrap();
 }

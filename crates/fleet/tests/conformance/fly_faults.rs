@@ -35,7 +35,7 @@ pub(crate) fn settings(api_url: String) -> FlySettings {
     }
 }
 
-fn host(simulator: &Simulator) -> FlyHost {
+pub(crate) fn host(simulator: &Simulator) -> FlyHost {
     FlyHost::new(settings(simulator.url())).unwrap()
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn app_of(bot: &BotId) -> String {
 
 /// One of everything, and nothing that isn't named after the bot.
 #[track_caller]
-fn assert_one_of_all(app: &App, bot: &BotId) {
+pub(crate) fn assert_one_of_all(app: &App, bot: &BotId) {
     assert_eq!((app.name.as_str(), app.network.as_str()), (app_of(bot).as_str(), app_of(bot).as_str()));
     assert_eq!(app.living().count(), 1, "{:?}", app.machines);
     assert_eq!(app.volumes.len(), 1, "{:?}", app.volumes);

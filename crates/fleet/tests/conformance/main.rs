@@ -7,6 +7,7 @@ mod docker;
 mod docker_lacks;
 mod engine;
 mod fly;
+mod fly_ahead;
 mod fly_contract;
 mod fly_faults;
 #[path = "../fly_simulator/mod.rs"]
@@ -26,7 +27,7 @@ macro_rules! conformance {
 
             conformance!(@stories $host: create Create, create_again CreateAgain, start Start, stop Stop, restart Restart,
                 crash Crash, hang Hang, slow_boot SlowBoot, lost_answer LostAnswer, gone_machine GoneMachine,
-                full_disk FullDisk, host_away HostAway, update Update, delete Delete, delete_again DeleteAgain);
+                full_disk FullDisk, host_away HostAway, update Update, delete Delete, delete_again DeleteAgain, ahead Ahead);
         }
     };
     (@stories $host:ty: $($test:ident $story:ident),*) => {

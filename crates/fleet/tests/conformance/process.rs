@@ -45,6 +45,7 @@ impl HostUnderTest for Processes {
             proxy_url: "http://127.0.0.1:9/v1".into(),
             catalog: crate::suite::catalog(),
             uid_range: cell_users(),
+            keep_ahead: chrono::TimeDelta::zero(),
         };
         Ok(Self { folder, config, mounted: AtomicBool::new(false) })
     }
@@ -53,6 +54,7 @@ impl HostUnderTest for Processes {
         match story {
             Story::LostAnswer => Some("a process is started by a system call, whose answer can't be lost"),
             Story::HostAway => Some("the host is this very machine"),
+            Story::Ahead => Some("nothing takes long enough to be made ahead of a plan"),
             Story::FullDisk if cell_users().is_none() => Some("filling a disk of its own takes root"),
             _ => None,
         }

@@ -30,6 +30,7 @@ pub(crate) async fn of<H: HostUnderTest>(story: Story, stage: &Stage<'_, H>) {
         Story::Update => update(stage).await,
         Story::Delete => delete(stage).await,
         Story::DeleteAgain => delete_again(stage).await,
+        Story::Ahead => ahead(stage).await,
     }
 }
 
@@ -278,6 +279,43 @@ async fn delete_again<H: HostUnderTest>(stage: &Stage<'_, H>) {
     stage.start(1).await;
     stage.assert_one_cell().await;
     assert_eq!(stage.under.note(&stage.bot).await, None);
+}
+
+/// A place without a cell: made by two programs at once, started in, never taken from a cell that ran, taken away, removed.
+async fn ahead<H: HostUnderTest>(stage: &Stage<'_, H>) {
+    // What never was, is gone already.
+    stage.withdraw().await.unwrap();
+    let other = stage.under.open();
+    tokio::join!(stage.prepare(&*stage.host), stage.prepare(&*other));
+    stage.prepare(&*stage.host).await;
+    stage.assert_only_state().await;
+    let place = stage.under.found(&stage.bot).await.states;
+    stage.start(1).await;
+    stage.assert_one_cell().await;
+    assert_eq!(stage.under.found(&stage.bot).await.states, place, "it is the one that was made ahead");
+    stage.under.write_note(&stage.bot, "kept").await;
+    stage.prepare(&*other).await;
+    for _ in 0..2 {
+        stage.withdraw().await.expect_err("a cell was started in it");
+        stage.stop(false).await.unwrap();
+    }
+    stage.start(2).await;
+    stage.assert_note("kept").await;
+    stage.stop(true).await.unwrap();
+    stage.assert_nothing().await;
+
+    stage.prepare(&*other).await;
+    stage.withdraw().await.unwrap();
+    stage.withdraw().await.unwrap();
+    assert_eq!(stage.inspect().await, Report::Absent);
+    let found = stage.under.found(&stage.bot).await;
+    assert_eq!((found.cells.len(), found.states.len()), (0, 0), "{found:?}");
+    stage.start(3).await;
+    stage.assert_one_cell().await;
+    stage.stop(true).await.unwrap();
+    stage.prepare(&*stage.host).await;
+    stage.stop(true).await.unwrap();
+    stage.assert_nothing().await;
 }
 
 /// Everything that an error and its causes say.

@@ -43,10 +43,11 @@ pub(crate) enum Story {
     Update,
     Delete,
     DeleteAgain,
+    Ahead,
 }
 
 impl Story {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Create,
         Self::CreateAgain,
         Self::Start,
@@ -62,6 +63,7 @@ impl Story {
         Self::Update,
         Self::Delete,
         Self::DeleteAgain,
+        Self::Ahead,
     ];
 }
 
@@ -201,6 +203,14 @@ impl<H: HostUnderTest> Stage<'_, H> {
 
     pub(crate) async fn stop(&self, remove: bool) -> Result<(), HostError> {
         within("stop", self.host.stop(&self.bot, remove)).await
+    }
+
+    pub(crate) async fn prepare(&self, host: &dyn Host) {
+        within("prepare", host.prepares().unwrap().prepare(&self.bot)).await.unwrap();
+    }
+
+    pub(crate) async fn withdraw(&self) -> Result<(), HostError> {
+        within("withdraw", self.host.prepares().unwrap().withdraw(&self.bot)).await
     }
 
     pub(crate) async fn inspect(&self) -> Report {

@@ -23,6 +23,9 @@ impl Inner {
                     return;
                 }
                 to.clone_into(&mut machine.state);
+                if to == "destroyed" {
+                    state.let_go(&app, &id);
+                }
             }
             match to {
                 "starting" => inner.later(&app, &id, "starting", "started"),
@@ -42,7 +45,10 @@ impl Inner {
             let Some(machine) = state.machine(app, id) else { return };
             machine.secrets.clone_from(&secrets);
             machine.starts += 1;
-            (secrets, machine.config.clone(), address)
+            let config = machine.config.clone();
+            let volumes = state.apps.get_mut(app).into_iter().flat_map(|app| &mut app.volumes);
+            volumes.filter(|volume| volume.attached.as_deref() == Some(id)).for_each(|volume| volume.used = true);
+            (secrets, config, address)
         };
         if let (Some(guests), Some(address)) = (&self.rules.guests, &address) {
             let settings = config["env"].as_object().unwrap().iter();

@@ -75,7 +75,8 @@ impl Inner {
     }
 
     async fn on_machine(self: &Arc<Self>, asked: &Asked, app: &str, id: &str, rest: &[&str]) -> Answer {
-        let changes = asked.method == "POST" && matches!(rest, [] | ["start" | "stop"]);
+        let changes = asked.method == "POST" && matches!(rest, [] | ["start" | "stop"])
+            || asked.method == "DELETE" && rest.is_empty();
         let (leased, host) = {
             let mut state = self.state();
             let machine = state.machine(app, id).unwrap();
@@ -90,6 +91,7 @@ impl Inner {
         match (asked.method.as_str(), rest) {
             ("GET", []) => (OK, self.state().machine(app, id).unwrap().json()),
             ("POST", []) => self.update(asked, app, id),
+            ("DELETE", []) => self.destroy_down(app, id),
             ("POST", ["start"]) => self.start(app, id),
             ("POST", ["stop"]) => self.stop(app, id),
             ("GET", ["wait"]) => self.wait(asked, app, id).await,
@@ -216,7 +218,7 @@ impl Inner {
         }
         let made = state.next();
         let name = asked.body["name"].as_str().unwrap_or_default().to_owned();
-        let volume = Volume { id: format!("vol_{made:016}"), region, name, attached: None, made };
+        let volume = Volume { id: format!("vol_{made:016}"), region, name, attached: None, used: false, made };
         let json = volume.json();
         state.apps.get_mut(app).unwrap().volumes.push(volume);
         (OK, json)
@@ -231,7 +233,9 @@ impl Inner {
         if volumes[at].attached.is_some() {
             return refuse(412, "volume is attached");
         }
-        (OK, volumes.remove(at).json())
+        let volume = volumes.remove(at);
+        state.lost.extend(volume.used.then(|| volume.id.clone()));
+        (OK, volume.json())
     }
 
     fn create_machine(self: &Arc<Self>, asked: &Asked, app: &str) -> Answer {
@@ -277,7 +281,10 @@ impl Inner {
             });
             id
         };
-        self.later(app, &id, "created", "starting");
+        // Without a launch it stays as it is.
+        if asked.body["skip_launch"] != true {
+            self.later(app, &id, "created", "starting");
+        }
         (OK, self.state().machine(app, &id).unwrap().json())
     }
 
@@ -301,7 +308,7 @@ impl Inner {
             machine.config = asked.body["config"].clone();
             machine.version = version;
             machine.starts = 0;
-            let starts = update_starts && machine.state == "stopped";
+            let starts = update_starts && matches!(machine.state.as_str(), "stopped" | "created");
             if starts {
                 "starting".clone_into(&mut machine.state);
             }
@@ -316,14 +323,32 @@ impl Inner {
     fn start(self: &Arc<Self>, app: &str, id: &str) -> Answer {
         {
             let mut state = self.state();
+            let full = state.full_for_machines.clone();
             let machine = state.machine(app, id).unwrap();
             match machine.state.as_str() {
                 "started" | "starting" => return (OK, json!({ "ok": true })),
+                _ if full.contains(&machine.region) => {
+                    return refuse_as(422, "no capacity in this region", "insufficient_capacity");
+                }
                 "stopped" | "suspended" | "failed" | "created" => "starting".clone_into(&mut machine.state),
                 _ => return refuse(412, "the machine is busy"),
             }
         }
         self.later(app, id, "starting", "started");
+        (OK, json!({ "ok": true }))
+    }
+
+    /// Without force only one that doesn't run. It is gone a little later, and lets go of its volume then.
+    fn destroy_down(self: &Arc<Self>, app: &str, id: &str) -> Answer {
+        {
+            let mut state = self.state();
+            let machine = state.machine(app, id).unwrap();
+            match machine.state.as_str() {
+                "stopped" | "suspended" | "failed" | "created" => "destroying".clone_into(&mut machine.state),
+                _ => return refuse(412, "the machine runs; it is destroyed by force only"),
+            }
+        }
+        self.later(app, id, "destroying", "destroyed");
         (OK, json!({ "ok": true }))
     }
 

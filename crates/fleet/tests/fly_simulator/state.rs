@@ -16,6 +16,8 @@ pub(crate) struct State {
     pub(crate) calls: Vec<Call>,
     pub(crate) full_for_volumes: HashSet<String>,
     pub(crate) full_for_machines: HashSet<String>,
+    /// Volumes that went although a machine had been launched on them, their app being there still.
+    pub(crate) lost: Vec<String>,
     /// Calls that came too fast.
     pub(crate) refused_for_pace: u32,
     /// Things on a page of a list.
@@ -75,6 +77,7 @@ pub(crate) struct Volume {
     pub(crate) region: String,
     pub(crate) name: String,
     pub(crate) attached: Option<String>,
+    pub(crate) used: bool,
     pub(crate) made: u64,
 }
 
@@ -86,6 +89,7 @@ impl State {
             calls: Vec::new(),
             full_for_volumes: HashSet::new(),
             full_for_machines: HashSet::new(),
+            lost: Vec::new(),
             refused_for_pace: 0,
             page: 500,
             update_starts: false,
@@ -122,6 +126,12 @@ impl State {
     /// An app that somebody else has.
     pub(crate) fn add_app(&mut self, name: &str, org: &str, network: &str) {
         self.apps.insert(name.to_owned(), App::new(name, org, network, None));
+    }
+
+    /// A machine that is gone has no volume.
+    pub(super) fn let_go(&mut self, app: &str, id: &str) {
+        let volumes = self.apps.get_mut(app).into_iter().flat_map(|app| &mut app.volumes);
+        volumes.filter(|volume| volume.attached.as_deref() == Some(id)).for_each(|volume| volume.attached = None);
     }
 
     pub(crate) fn machine(&mut self, app: &str, id: &str) -> Option<&mut Machine> {

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says so by ending")]
 
+mod ahead;
 mod contained;
 mod crash;
 #[path = "../conformance/engine.rs"]

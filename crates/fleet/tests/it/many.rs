@@ -14,8 +14,13 @@ use crate::stage::Stage;
 
 const BOTS: usize = 150;
 const PACE: Pace = Pace { calls_per_second: 400, burst: 40 };
-const RULES: Rules =
-    Rules { latency: Duration::from_millis(5), faults: 50, calls_per_second: 500, boot: Duration::from_millis(200) };
+const RULES: Rules = Rules {
+    latency: Duration::from_millis(5),
+    faults: 50,
+    calls_per_second: 500,
+    boot: Duration::from_millis(200),
+    ahead: false,
+};
 
 async fn cast(rules: Rules) -> (Stage, Arc<Simulated>, Fleet) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -358,6 +358,7 @@ async fn another_program_that_starts_a_cell() {
         proxy_url: "http://127.0.0.1:9/v1".into(),
         catalog: crate::simulated::catalog().into(),
         uid_range: cell_users(),
+        keep_ahead: chrono::TimeDelta::zero(),
     };
     let host = ProcessHost::new(&config, &Sealing::off()).unwrap();
     // Again and again, as the reconciler does: an inspection by somebody else can look like a claim for a moment.

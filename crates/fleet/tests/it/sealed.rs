@@ -145,6 +145,7 @@ fn config(folder: &Path) -> Config {
         proxy_url: "http://127.0.0.1:9/v1".into(),
         catalog: crate::simulated::catalog().into(),
         uid_range: cell_users(),
+        keep_ahead: chrono::TimeDelta::zero(),
     }
 }
 

@@ -50,6 +50,7 @@ impl Stage {
             proxy_url: "http://127.0.0.1:9/v1".into(),
             catalog: self.catalog.clone(),
             uid_range: None,
+            keep_ahead: TimeDelta::hours(1),
         }
     }
 
@@ -69,10 +70,13 @@ impl Stage {
         let settings = serde_json::to_string(&settings).unwrap();
         self.database
             .execute(&format!(
-                "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, due_at)
-                 values ('{bot}', '{}', 'Pip', 'developer', '{settings}', '{}', now())",
+                "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, due_at, created_at)
+                 values ('{bot}', '{}', 'Pip', 'developer', '{settings}', '{}', {}, now() + interval '{} milliseconds');
+                 select pg_notify('molt', 'fleet')",
                 self.user,
-                intent.as_str()
+                intent.as_str(),
+                if intent == Intent::AwaitingPlan { "null" } else { "now()" },
+                self.moved().num_milliseconds()
             ))
             .await;
         bot

@@ -5,14 +5,14 @@
 mod cells;
 mod fuse;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use molt_bot::{Applied, CellAddress, canonical_hash};
-use molt_fleet::{BoxFuture, CellSpec, Ensured, Host, HostError, Report};
+use molt_fleet::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report};
 use molt_model::{BotId, Catalog, ModelFacts, Price, PriceVersion};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Notify;
@@ -48,6 +48,8 @@ pub(crate) struct Rules {
     pub(crate) calls_per_second: usize,
     /// From a cell's start until its runtime is ready.
     pub(crate) boot: Duration,
+    /// Whether it makes places ahead: a volume.
+    pub(crate) ahead: bool,
 }
 
 /// What the host counted.
@@ -69,6 +71,8 @@ pub(crate) struct Simulated {
     /// By gateway token: one listener answers for all cells, and a token is what tells them apart.
     by_token: Mutex<HashMap<String, BotId>>,
     volumes: Mutex<HashMap<BotId, Volume>>,
+    /// Volumes that a machine was ever started on.
+    used: Mutex<HashSet<Volume>>,
     numbers: AtomicU64,
     counted: Mutex<Counted>,
     /// Times of the calls of the last second.
@@ -87,7 +91,7 @@ struct Machine {
 }
 
 /// A volume that was lost and made again has another number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Volume(u64);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -104,6 +108,7 @@ impl Simulated {
             machines: Mutex::default(),
             by_token: Mutex::default(),
             volumes: Mutex::default(),
+            used: Mutex::default(),
             numbers: AtomicU64::new(1),
             counted: Mutex::default(),
             recent: Mutex::default(),
@@ -167,6 +172,7 @@ impl Simulated {
             hangs: false,
             gone: Arc::default(),
         };
+        locked(&self.used).extend(self.volume(bot));
         locked(&self.machines).insert(bot.clone(), machine);
     }
 
@@ -298,6 +304,33 @@ impl Host for SimulatedHost {
             if there {
                 notified.await;
             }
+        })
+    }
+
+    fn prepares(&self) -> Option<&dyn Prepares> {
+        self.0.rules.ahead.then_some(self)
+    }
+}
+
+impl Prepares for SimulatedHost {
+    fn prepare<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>> {
+        Box::pin(async move {
+            let lost = self.0.call().await?;
+            let number = self.0.numbers.fetch_add(1, Ordering::SeqCst);
+            locked(&self.0.volumes).entry(bot.clone()).or_insert(Volume(number));
+            self.0.answer(lost, ()).await
+        })
+    }
+
+    fn withdraw<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>> {
+        Box::pin(async move {
+            let lost = self.0.call().await?;
+            if self.0.volume(bot).is_some_and(|volume| locked(&self.0.used).contains(&volume)) {
+                return self.0.fail("what was used is not taken away");
+            }
+            self.0.fuse.point().await;
+            locked(&self.0.volumes).remove(bot);
+            self.0.answer(lost, ()).await
         })
     }
 }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use molt_fleet::{FlySettings, SealMode, Sealing, WATCH_PERIOD};
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -19,6 +20,8 @@ const MEMORY_MIB_MIN: u64 = 64;
 const PROCESSES_MIN: u32 = 32;
 const CPUS_MIN: f64 = 0.1;
 const CPUS_MAX: f64 = 1024.0;
+/// A host is paid for what waits there.
+const KEEP_AHEAD_MINUTES_MAX: u32 = 7 * 24 * 60;
 
 /// How cells are kept.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -34,6 +37,7 @@ pub struct Cells {
     pub docker_socket: PathBuf,
     /// Empty: one that is made here.
     pub image: String,
+    keep_ahead_minutes: u32,
     fly: FlyTable,
 }
 
@@ -59,6 +63,12 @@ impl Cells {
         Sealing { mode, memory_bytes: self.memory_mib * MIB, processes: self.processes, gates }
     }
 
+    /// How long a place that was made ahead waits for a plan.
+    #[must_use]
+    pub fn keep_ahead(&self) -> TimeDelta {
+        TimeDelta::minutes(self.keep_ahead_minutes.into())
+    }
+
     pub(super) fn faults(&self) -> Vec<String> {
         let small = |name: &str, least: u64| format!("fleet.{name}: a bot needs at least {least}");
         let mut faults = Vec::new();
@@ -70,6 +80,11 @@ impl Cells {
         }
         if !(CPUS_MIN..=CPUS_MAX).contains(&self.cpus) {
             faults.push(format!("fleet.cpus: between {CPUS_MIN} and {CPUS_MAX}"));
+        }
+        if self.keep_ahead_minutes > KEEP_AHEAD_MINUTES_MAX {
+            faults.push(format!(
+                "fleet.keep_ahead_minutes: {KEEP_AHEAD_MINUTES_MAX} (a week) at most; 0 makes nothing ahead"
+            ));
         }
         if !self.docker_socket.is_absolute() {
             faults.push("fleet.docker_socket: the full path of the engine's socket on this machine".to_owned());

@@ -79,7 +79,7 @@ impl Scene for Struck {
             let bot = name.trim_start_matches(".lock-").parse::<BotId>();
             rest.extend(bot.ok().filter(|bot| !volumes.contains(bot)).map(|_| format!("bots/{name}")));
         }
-        Held { cells, volumes, rest }
+        Held { cells, volumes, rest, ..Held::default() }
     }
 
     /// A mark in it, made when it is first asked for.

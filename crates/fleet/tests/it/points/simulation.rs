@@ -8,7 +8,10 @@ use molt_fleet::{Config, Host};
 use molt_model::BotId;
 use tokio::net::TcpListener;
 
-use super::{Given, Held, PROVISION, REMOVAL, RESTART, RESUMPTION, SETTINGS, SUSPENSION, Scene, Story, Theatre, walk};
+use super::{
+    ACCEPTANCE, AHEAD, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART, RESUMPTION,
+    SETTINGS, SUSPENSION, Scene, Story, Theatre, walk,
+};
 use crate::line::Commits;
 use crate::simulated::{Blow, Fuse, Rules, Simulated, SimulatedHost, serve_cells};
 use crate::stage::Stage;
@@ -16,6 +19,8 @@ use crate::stage::Stage;
 /// One point of so many is tried in every test run, and of those at which a call fails.
 const EVERY: u32 = 5;
 const EVERY_CALL: u32 = 11;
+/// What is made ahead are short stories.
+const EVERY_OF_FEW: u32 = 2;
 
 struct Simulation {
     host: Arc<Simulated>,
@@ -31,7 +36,7 @@ impl Drop for Simulation {
 async fn theatre() -> Theatre<Simulation> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = CellAddress::Tcp(listener.local_addr().unwrap().to_string());
-    let rules = Rules { boot: Duration::from_millis(30), ..Rules::default() };
+    let rules = Rules { boot: Duration::from_millis(30), ahead: true, ..Rules::default() };
     let host = Simulated::new(rules, address);
     let cells = tokio::spawn(serve_cells(listener, host.clone())).abort_handle();
     Theatre { stage: Stage::new().await, scene: Simulation { host, cells } }
@@ -52,7 +57,7 @@ impl Scene for Simulation {
 
     async fn holds(&self) -> Held {
         let (cells, volumes) = self.host.holds();
-        Held { cells, volumes, rest: Vec::new() }
+        Held { cells, volumes, ..Held::default() }
     }
 
     async fn volume(&self, bot: &BotId) -> Option<String> {
@@ -95,8 +100,18 @@ async fn a_suspension_and_its_end_survive_a_kill_at_every_point() {
 }
 
 #[tokio::test]
+async fn a_place_made_ahead_survives_a_kill_at_every_point_whoever_comes_for_it_or_nobody() {
+    for story in [&AHEAD, &ACCEPTANCE, &LAPSE, &LATE_ACCEPTANCE, &PREPARED_REMOVAL] {
+        walk_all(story, Blow::Kill, EVERY).await;
+    }
+}
+
+#[tokio::test]
 async fn any_call_may_be_refused_or_lose_its_answer() {
     for blow in [Blow::Refuse, Blow::LoseAnswer] {
+        for story in [&AHEAD, &ACCEPTANCE, &LAPSE, &LATE_ACCEPTANCE, &PREPARED_REMOVAL] {
+            walk_all(story, blow, EVERY_OF_FEW).await;
+        }
         for story in [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL] {
             walk_all(story, blow, EVERY_CALL).await;
         }
