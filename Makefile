@@ -121,6 +121,10 @@ bench: build release ## how fast and how small: start, memory, calls; Ghost Key 
 bench-proxy: release ## one proxy before the gateway rig's upstream: prints its address and a key
 	@node bench/proxy.mjs
 
+.PHONY: layout
+layout: release ## which functions a model call runs, for the linker to lay side by side (crates/molt/calls.ld; needs perf)
+	node bench/layout.mjs
+
 .PHONY: release
 release:
 	@cargo build --release --package molt --bin molt

@@ -1,4 +1,4 @@
-//! Lays the code of a model call together in the release program.
+//! Lays the code of a model call together in the release program (docs/decisions/0013).
 //! Never: anything that the program's behaviour depends on; without it the same code lies elsewhere.
 
 use std::env;
@@ -7,11 +7,12 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=calls.ld");
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
-    // Where the toolchain brings its own linker, which knows such scripts.
-    let target = is("CARGO_CFG_TARGET_OS", "linux")
-        && is("CARGO_CFG_TARGET_ENV", "gnu")
-        && is("CARGO_CFG_TARGET_ARCH", "x86_64");
-    if target && is("PROFILE", "release") {
+    // The toolchain brings a linker for this target that knows such scripts. Whoever chose another one does without.
+    let target = ["linux", "gnu", "x86_64"];
+    let mut brought = ["CARGO_CFG_TARGET_OS", "CARGO_CFG_TARGET_ENV", "CARGO_CFG_TARGET_ARCH"].into_iter().zip(target);
+    let chosen = env::var_os("RUSTC_LINKER").is_some()
+        || env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.contains("link"));
+    if brought.all(|(name, value)| is(name, value)) && !chosen && is("PROFILE", "release") {
         let folder = env::var("CARGO_MANIFEST_DIR").expect("cargo names the folder");
         println!("cargo:rustc-link-arg-bins=-T");
         println!("cargo:rustc-link-arg-bins={folder}/calls.ld");
