@@ -326,7 +326,8 @@ mod tests {
         tx.record_new_calls(&[call(user, 5, "2026-11-22T10:00:00Z")], now).await.unwrap();
         let sql = format!("delete from molt.users where id = '{user}'");
         let erased = database.execute(&sql);
-        let waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' and query like 'delete from molt.users%'";
+        let waits = "select count(*) > 0 from pg_stat_activity where datname = current_database()
+                       and wait_event_type = 'Lock' and query like 'delete from molt.users%'";
         let booked = async {
             while database.text(waits).await.as_deref() != Some("true") {}
             tx.commit().await.unwrap();
