@@ -7,12 +7,11 @@ import { mkdtempSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { prepare, ready } from './proxy.mjs';
+import { GW_CORE, LOAD_CORE, UP_PORT, prepare, ready } from './proxy.mjs';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const SCRIPT = join(HERE, '..', 'crates', 'molt', 'calls.ld');
 const RIG = join(HERE, 'gateway-rig', 'gwrig', 'target', 'release');
-const UP_PORT = Number(process.env.UP_PORT ?? 18080);
 const SECS = Number(process.env.SECS ?? 40);
 /** Nanoseconds of a call's thread between two looks. */
 const PERIOD = 9000;
@@ -57,7 +56,7 @@ function watch(thread, bench) {
   const data = join(mkdtempSync(join(tmpdir(), 'molt-layout-')), 'perf.data');
   const load = ['--url', bench.url, '--model', bench.model, '--header', `Authorization: Bearer ${bench.key}`, '--mode', 'stream', '--conns', '1', '--secs', String(SECS)];
   const event = ['-q', '-e', 'cpu-clock:u', '-c', String(PERIOD), '-t', thread, '-o', data];
-  execFileSync('perf', ['record', ...event, '--', 'taskset', '-c', '1', join(RIG, 'gwload'), ...load], { stdio: 'ignore' });
+  execFileSync('perf', ['record', ...event, '--', 'taskset', '-c', LOAD_CORE, join(RIG, 'gwload'), ...load], { stdio: 'ignore' });
   const seen = execFileSync('perf', ['script', '-i', data, '-F', 'ip'], BUFFER);
   return seen.split('\n').filter((line) => line.trim()).map((line) => Number.parseInt(line.trim(), 16));
 }
@@ -74,8 +73,8 @@ INSERT BEFORE .text;
 }
 
 const bench = await prepare();
-const upstream = spawn('taskset', ['-c', '1', join(RIG, 'upstream'), String(UP_PORT)], { stdio: 'ignore' });
-const proxy = spawn('taskset', ['-c', '0', ...bench.command], { env: bench.env, stdio: ['ignore', 'ignore', 'inherit'] });
+const upstream = spawn('taskset', ['-c', LOAD_CORE, join(RIG, 'upstream'), String(UP_PORT)], { stdio: 'ignore' });
+const proxy = spawn('taskset', ['-c', GW_CORE, ...bench.command], { env: bench.env, stdio: ['ignore', 'ignore', 'inherit'] });
 try {
   await ready(new URL('/healthz', bench.url).href, proxy, 'molt proxy');
   await ready(`http://127.0.0.1:${UP_PORT}/__ctl?chunks=20&delay_us=5000&ttfb_us=5000&abort_after=0&status=200`, upstream, 'the upstream');

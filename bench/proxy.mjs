@@ -19,9 +19,9 @@ const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 const MOLT = join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'release', 'molt');
 const PORT = Number(process.env.PORT ?? 27900);
 const OPERATOR_PORT = Number(process.env.OPERATOR_PORT ?? 27902);
-const UP_PORT = Number(process.env.UP_PORT ?? 18080);
-const GW_CORE = process.env.GW_CORE ?? '0';
-const LOAD_CORE = process.env.LOAD_CORE ?? '1';
+export const UP_PORT = Number(process.env.UP_PORT ?? 18080);
+export const GW_CORE = process.env.GW_CORE ?? '0';
+export const LOAD_CORE = process.env.LOAD_CORE ?? '1';
 const READY_WITHIN_MS = 60_000;
 /** High enough to be in nobody's way; the checks are made all the same. */
 const SETTINGS = `
