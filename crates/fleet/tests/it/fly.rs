@@ -172,8 +172,11 @@ impl Scene for Fly {
 }
 
 async fn walk_all(story: &Story, blow: Blow, every: u32) {
-    let theatres = (0..SIDE_BY_SIDE).map(|_| async { Theatre::new(Fly::set().await).await });
-    walk(&join_all(theatres).await, story, blow, Commits::Done, every).await;
+    let mut theatres = Vec::new();
+    while theatres.len() < SIDE_BY_SIDE {
+        theatres.push(Theatre::new(Fly::set().await).await);
+    }
+    walk(&theatres, story, blow, Commits::Done, every).await;
 }
 
 #[tokio::test]
@@ -347,16 +350,19 @@ async fn a_start_takes_what_fly_and_the_runtime_take_and_little_else() {
 /// A plan may come while the place is still being made: the start goes on with that, and nothing is made twice.
 #[tokio::test]
 async fn a_plan_that_comes_while_the_place_is_made_waits_for_the_rest_of_it_and_for_nothing_else() {
+    let mut scenes = Vec::new();
     // What Fly is asked for when the plan comes.
-    join_all(["/v1/apps", "/volumes", "/machines"].map(async |made| {
-        let theatre = timed_theatre(TimeDelta::hours(1)).await;
+    for made in ["/v1/apps", "/volumes", "/machines"] {
+        scenes.push((made, timed_theatre(TimeDelta::hours(1)).await));
+    }
+    join_all(scenes.iter().map(async |(made, theatre)| {
         let (stage, simulator, fleet) = (&theatre.stage, &theatre.scene.simulator, theatre.next_fleet().0);
         let created = Instant::now();
         let bot = stage.bot(Intent::AwaitingPlan).await;
         let asked = format!("select ahead = 'making' from molt.bots where id = '{bot}'");
         while simulator.calls("POST", made).is_empty() {
             stage.work(&fleet, &asked).await;
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let early = created.elapsed();
         stage.ask(&bot, "intent = 'running'").await;
@@ -365,7 +371,7 @@ async fn a_plan_that_comes_while_the_place_is_made_waits_for_the_rest_of_it_and_
         let besides = accepted.elapsed() - LONG_BOOT;
         // Both looks for a machine are beside others, and so are the address and what the start has aside.
         let aside = [&ASIDE_OF_A_MACHINE[..], &["GET machines", "POST ip_assignments"]].concat();
-        let all = account(&theatre, &bot, 0, created.elapsed(), &aside, 1).await;
+        let all = account(theatre, &bot, 0, created.elapsed(), &aside, 1).await;
         println!("accepted {early:?} after the bot was made, it ran {besides:?} later, besides the runtime's boot");
         for (end, times) in [("/v1/apps", 1), ("/ip_assignments", 1), ("/volumes", 1), ("/machines", 1), ("/start", 1)]
         {
