@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use molt_fleet::{Config, Fleet, Host};
 use molt_model::{BotId, Clock, Intent, Observed};
 use molt_store::Store;
@@ -24,6 +25,7 @@ use crate::stage::Stage;
 
 /// More points than any of the stories has.
 const POINTS_MAX: u32 = 400;
+const WALKS_AT_ONCE: usize = 4;
 
 /// Where the cells live, and what is seen there by other means than the fleet's.
 pub(crate) trait Scene: Sized {
@@ -316,6 +318,11 @@ pub(crate) async fn walk<S: Scene>(theatres: &[Theatre<S>], story: &Story, blow:
     assert!(end < POINTS_MAX, "{}: more points than expected", story.name);
     println!("{}: {blow:?} at {tried} of {} points", story.name, end - 1);
     assert!(tried > 1, "the story is longer than {tried} points");
+}
+
+/// Several walks, some of them side by side: each has databases of its own, with their connections.
+pub(crate) async fn walks(all: impl IntoIterator<Item: Future<Output = ()>>) {
+    stream::iter(all).buffer_unordered(WALKS_AT_ONCE).collect().await
 }
 
 impl Walk<'_> {

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::{
     ACCEPTANCE, AHEAD, AHEAD_AGAIN, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART,
-    RESUMPTION, SETTINGS, SUSPENSION, Scene, Story, Theatre, walk,
+    RESUMPTION, SETTINGS, SUSPENSION, Scene, Story, Theatre, walk, walks,
 };
 use crate::line::Commits;
 use crate::simulated::{Blow, Fuse, Rules, Simulated, SimulatedHost, serve_cells};
@@ -96,26 +96,20 @@ async fn a_removal_survives_a_kill_at_every_point() {
 
 #[tokio::test]
 async fn a_suspension_and_its_end_survive_a_kill_at_every_point() {
-    walk_all(&SUSPENSION, Blow::Kill, EVERY).await;
-    walk_all(&RESUMPTION, Blow::Kill, EVERY).await;
+    walks([&SUSPENSION, &RESUMPTION].map(|story| walk_all(story, Blow::Kill, EVERY))).await;
 }
 
 #[tokio::test]
 async fn a_place_made_ahead_survives_a_kill_at_every_point_whoever_comes_for_it_or_nobody() {
-    for story in PLACES {
-        walk_all(story, Blow::Kill, EVERY).await;
-    }
+    walks(PLACES.map(|story| walk_all(story, Blow::Kill, EVERY))).await;
 }
 
 #[tokio::test]
 async fn any_call_may_be_refused_or_lose_its_answer() {
     for blow in [Blow::Refuse, Blow::LoseAnswer] {
-        for story in PLACES {
-            walk_all(story, blow, EVERY_OF_FEW).await;
-        }
-        for story in [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL] {
-            walk_all(story, blow, EVERY_CALL).await;
-        }
+        walks(PLACES.map(|story| walk_all(story, blow, EVERY_OF_FEW))).await;
+        let bots = [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL];
+        walks(bots.map(|story| walk_all(story, blow, EVERY_CALL))).await;
     }
 }
 
