@@ -106,11 +106,12 @@ async fn a_place_made_ahead_survives_a_kill_at_every_point_whoever_comes_for_it_
 
 #[tokio::test]
 async fn any_call_may_be_refused_or_lose_its_answer() {
-    for blow in [Blow::Refuse, Blow::LoseAnswer] {
-        walks(PLACES.map(|story| walk_all(story, blow, EVERY_OF_FEW))).await;
-        let bots = [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL];
-        walks(bots.map(|story| walk_all(story, blow, EVERY_CALL))).await;
-    }
+    let places = PLACES.map(|story| (story, EVERY_OF_FEW));
+    let bots = [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL].map(|story| (story, EVERY_CALL));
+    let stories = bots.into_iter().chain(places);
+    let all =
+        stories.flat_map(|(story, every)| [Blow::Refuse, Blow::LoseAnswer].map(|blow| walk_all(story, blow, every)));
+    walks(all).await;
 }
 
 /// The judge itself: each thing that must never be is seen when it is.
