@@ -66,8 +66,8 @@ impl SystemTx {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-    use molt_model::{BotId, UserId};
+    use chrono::SubsecRound;
+    use molt_model::UserId;
 
     use super::*;
     use crate::testing::{TestDatabase, database};
@@ -84,7 +84,8 @@ mod tests {
 
     async fn person(database: &TestDatabase) -> UserId {
         let user = UserId::random();
-        let sql = format!("insert into molt.users (id, issuer, subject, email) values ('{user}', 'i', '{user}', 'e')");
+        let sql =
+            format!("insert into molt.users (id, issuer, subject, email) values ('{user}', 'i', '{user}', '{user}')");
         database.execute(&sql).await;
         user
     }
@@ -162,8 +163,10 @@ mod tests {
             format!("select string_agg(id, ' ' order by id) from molt.bots where wanted_at >= '{}'", since.to_rfc3339())
         };
         let everything = "select md5(string_agg((to_jsonb(b) - 'wanted_at')::text, ' ' order by id)) from molt.bots b";
-        let (before, now): (_, Time) = (database.text(everything).await, chrono::Utc::now());
-        let mut wakeups = database.store.wakeups().subscribe();
+        // As precise as the database.
+        let (before, now): (_, Time) = (database.text(everything).await, chrono::Utc::now().trunc_subsecs(6));
+        let fleet = database.second_store().await;
+        let mut wakeups = fleet.wakeups().subscribe();
         while wakeups.recv().await.unwrap() != Channel::All {}
 
         for bot in &others {
