@@ -20,7 +20,7 @@ const STOP_MAX: Duration = Duration::from_secs(120);
 const LIST_MAX: Duration = Duration::from_secs(60);
 /// After the first error that isn't the bot's own (the database, the host's disk); it doubles up to the last.
 const PAUSE_FIRST_SECONDS: i64 = 3;
-const PAUSE_LAST_SECONDS: i64 = 60;
+pub(crate) const PAUSE_LAST_SECONDS: i64 = 60;
 const DOUBLINGS_MAX: u32 = 5;
 
 /// A host whose calls end.

@@ -188,7 +188,7 @@ const fn never_ran(facts: &Facts) -> bool {
 fn plan_ahead(facts: &Facts) -> Option<Step> {
     let worth = facts.intent == Intent::AwaitingPlan && facts.ahead_until.is_some_and(|until| facts.now < until);
     match facts.ahead {
-        None | Some(Ahead::Making) if worth => Some(Step::Prepare),
+        None | Some(Ahead::Making | Ahead::Lapsed) if worth => Some(Step::Prepare),
         Some(Ahead::Making | Ahead::Made) if !worth => Some(Step::Withdraw),
         _ => None,
     }

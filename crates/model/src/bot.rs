@@ -94,7 +94,7 @@ pub enum Ahead {
     Made,
     /// It is being taken away, because its time was over: some of it may be there still.
     Leaving,
-    /// It was taken away. None is made again.
+    /// It was taken away, and is made again for who comes back.
     Lapsed,
 }
 

@@ -135,8 +135,8 @@ impl TenantTx {
         let in_force = self.billing().await?.is_some_and(|billing| billing.in_force());
         let intent = if in_force { Intent::Running } else { Intent::AwaitingPlan };
         let sql = "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, phase, due_at, created_at, updated_at,
-                     request_key, request_hash)
-                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11)";
+                     wanted_at, request_key, request_hash)
+                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $9, $10, $11)";
         sqlx::query(sql)
             .bind(bot.id.as_str())
             .bind(self.user.0)

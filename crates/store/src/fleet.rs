@@ -119,7 +119,8 @@ pub struct FleetBot {
     /// Sealed for `gateway_token_binding`.
     pub gateway_token: Option<Vec<u8>>,
     pub step: Option<OpenStep>,
-    pub created_at: Time,
+    /// When somebody last showed that they want the plan that it waits for, if it does.
+    pub wanted_at: Time,
     /// None as soon as the bot was to run.
     pub ahead: Option<Ahead>,
 }
@@ -439,7 +440,7 @@ fn fleet_bot(row: &PgRow) -> Result<FleetBot> {
         },
         gateway_token: row.try_get("gateway_token")?,
         step,
-        created_at: row.try_get("created_at")?,
+        wanted_at: row.try_get("wanted_at")?,
         ahead: row.try_get::<Option<String>, _>("ahead")?.map(|text| text.parse()).transpose().map_err(unexpected)?,
     })
 }

@@ -126,6 +126,8 @@ async fn checkout(
         return Err(Problem::bot_not_found());
     }
     let (id, now) = (CheckoutId::random(), state.now());
+    // Somebody is about to accept: what takes long may begin.
+    tx.plan_is_wanted(bot.as_ref(), now).await?;
     tx.insert_checkout(id, bot.as_ref(), state.payments.name(), now, now + CHECKOUT_LIFE).await?;
     tx.commit().await?;
     let url = state.payments.checkout(caller.user, id).await.map_err(payments_away)?;

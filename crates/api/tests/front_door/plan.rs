@@ -3,9 +3,10 @@
 use chrono::TimeDelta;
 use http::StatusCode;
 use molt_billing::Renew;
+use molt_model::Clock;
 use serde_json::{Value, json};
 
-use crate::kit::{ADDRESS, door};
+use crate::kit::{ADDRESS, Person, door};
 
 #[tokio::test]
 async fn accepting_twice_is_accepting_once() {
@@ -52,6 +53,42 @@ async fn a_checkout_that_is_too_old_or_unknown_is_refused() {
     let token = refreshed["token"].as_str().unwrap();
     door.call("POST", &path, token, None).await.problem(409, "checkout_expired");
     assert_eq!(door.database.count("select count(*) from molt.inbox").await, 0);
+}
+
+#[tokio::test]
+async fn opening_the_checkout_says_which_bots_are_wanted_and_only_those() {
+    let door = door().await;
+    let (ann, bob) = (door.person("Ann").await, door.person("Bob").await);
+    let gone = door.bot(&ann, "Gone").await;
+    door.call("DELETE", &format!("/api/bots/{gone}"), &ann.token, None).await;
+    let (pip, mo, kit) = (door.bot(&ann, "Pip").await, door.bot(&ann, "Mo").await, door.bot(&bob, "Kit").await);
+    let paused = door.bot(&ann, "Held").await;
+    let held = "intent = 'stopped', intent_reason = 'Because.', intent_before = 'awaiting_plan'";
+    door.database.execute(&format!("update molt.bots set {held} where id = '{paused}'")).await;
+    // Whom the request after that moment is a sign for.
+    let opened = async |person: &Person, body: Value, status: u16| {
+        door.clock.forward(TimeDelta::seconds(20));
+        let before = door.clock.now();
+        assert_eq!(door.post("/api/billing/checkout", &person.token, body).await.status.as_u16(), status);
+        let sql = format!(
+            "select string_agg(bot_name, ' ' order by bot_name) from molt.bots where wanted_at >= '{}'",
+            before.to_rfc3339()
+        );
+        door.database.text(&sql).await.unwrap_or_default()
+    };
+    assert_eq!(opened(&ann, json!({ "bot_id": pip }), 200).await, "Pip");
+    assert_eq!(opened(&ann, json!({ "bot_id": mo }), 200).await, "Mo");
+    assert_eq!(opened(&ann, json!({}), 200).await, "Mo Pip", "hers that wait, and nobody else's");
+    assert_eq!(opened(&bob, json!({}), 200).await, "Kit");
+    for (other, status) in [(&kit, 404), (&gone, 404), (&paused, 200)] {
+        assert_eq!(opened(&ann, json!({ "bot_id": other }), status).await, "");
+    }
+    // Once the plan is there, opening the checkout again says nothing any more.
+    door.plan(&ann).await;
+    assert_eq!(opened(&ann, json!({}), 200).await, "");
+    assert_eq!(opened(&ann, json!({ "bot_id": pip }), 200).await, "");
+    let made = "select count(*) from molt.bots where wanted_at < created_at";
+    assert_eq!(door.database.count(made).await, 0, "the first sign is that it was made");
 }
 
 #[tokio::test]

@@ -9,26 +9,30 @@ use molt_store::fleet::FleetBot;
 
 use super::Work;
 use crate::error::FleetError;
+use crate::patience::PAUSE_LAST_SECONDS;
 use crate::reconcile::Shared;
 use crate::rounds::Next;
 
 /// Places that are being made at the same time: those of bots that somebody waits for come first.
 const AT_ONCE: i64 = 16;
-/// Before a place is tried again; later as long as the bot has been waiting, so that a host that is away or full is asked ever
-/// more rarely, about ten times in an hour.
+/// Before a place is tried again; later as long as it has been wanted, so that a host that is away or full is asked ever more
+/// rarely, about ten times in an hour.
 const PAUSE_MIN: TimeDelta = TimeDelta::seconds(10);
+/// What is left of such a pause is cut short by who comes back, but never what a turn that broke off is put off by.
+const PAUSE_LONG: TimeDelta = TimeDelta::seconds(PAUSE_LAST_SECONDS);
 
 impl Shared {
     /// Until when this bot's place waits for a plan. `None`: nothing is made ahead here.
     pub(crate) fn ahead_until(&self, bot: &FleetBot) -> Option<Time> {
-        self.makes_ahead().then(|| bot.created_at + self.config.keep_ahead)
+        self.makes_ahead().then(|| bot.wanted_at + self.config.keep_ahead)
     }
 
     fn makes_ahead(&self) -> bool {
         self.host.prepares().is_some() && self.config.keep_ahead > TimeDelta::zero()
     }
 
-    /// Has the fleet look at bots that wait for their first plan and have no place yet. Nothing is asked where none is made.
+    /// Has the fleet look at bots that wait for their first plan and have no place, not yet or not any more. Nothing is asked
+    /// where none is made.
     pub(crate) async fn call_waiting(&self) -> Result<(), FleetError> {
         if !self.makes_ahead() {
             return Ok(());
@@ -36,6 +40,7 @@ impl Shared {
         let now = self.clock.now();
         let mut system = self.store.system().await?;
         system.bots_without_place_are_due(now, now - self.config.keep_ahead, AT_ONCE).await?;
+        system.bots_wanted_again_are_due(now, PAUSE_LONG).await?;
         Ok(system.commit().await?)
     }
 }
@@ -51,7 +56,7 @@ impl Work<'_> {
             tracing::warn!(bot.id = %self.bot.id, error = &error as &dyn std::error::Error,
                 "a place was not made ahead; it is tried again, and without it the bot's start takes longer");
             let now = self.shared.clock.now();
-            return Ok(Next::At(now + PAUSE_MIN.max(now - self.bot.created_at)));
+            return Ok(Next::At(now + PAUSE_MIN.max(now - self.bot.wanted_at)));
         }
         if !self.notes(Ahead::Made).await? {
             return Ok(Next::Gone);

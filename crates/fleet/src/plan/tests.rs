@@ -294,7 +294,7 @@ fn what_is_made_ahead() {
         (Some(Ahead::Making), prepare, withdraw, withdraw, Some(Step::Reserve)),
         (Some(Ahead::Made), None, withdraw, withdraw, Some(Step::Reserve)),
         (Some(Ahead::Leaving), withdraw, withdraw, withdraw, withdraw),
-        (Some(Ahead::Lapsed), None, None, None, Some(Step::Reserve)),
+        (Some(Ahead::Lapsed), prepare, None, None, Some(Step::Reserve)),
     ] {
         let at_rest = Facts { ahead, ..never(Intent::AwaitingPlan) };
         assert_eq!(plan(&at_rest), in_time, "{ahead:?}");
@@ -335,6 +335,7 @@ fn plans_end() {
                     (3, false, Some(Ahead::Making), Some(at(0))),
                     (3, false, Some(Ahead::Made), Some(at(9))),
                     (3, false, Some(Ahead::Leaving), Some(at(9))),
+                    (3, false, Some(Ahead::Lapsed), Some(at(9))),
                 ] {
                     let facts = facts(intent, observed, cell);
                     let mut facts = Facts { generation, reserved, ahead, ahead_until, applied_revision: 1, ..facts };

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use molt_fleet::{Fleet, Host, Swept};
-use molt_model::{BotId, Intent, Observed};
+use molt_model::{BotId, Clock, Intent, Observed};
 
 use crate::fly::Fly;
 use crate::fly_simulator::Fault;
 use crate::points::{AHEAD, LAPSE, Scene, Theatre};
+use crate::stage::Stage;
 
 /// Longer than a round of the fleet waits for its workers.
 const SLOW: Duration = Duration::from_millis(800);
@@ -107,7 +108,119 @@ async fn the_sweeper_knows_whose_place_it_is() {
     assert!(simulator.state().apps.is_empty());
 }
 
-const LAPSE_OF_TIME: &str = "created_at = created_at - interval '1 day'";
+/// As a request does that opens the checkout. For how many bots that is news.
+async fn open_checkout(stage: &Stage, bot: &BotId) -> u64 {
+    let mut tx = stage.database.store.tenant(stage.user).await.unwrap();
+    let news = tx.plan_is_wanted(Some(bot), stage.clock.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    news
+}
+
+async fn is_so(stage: &Stage, bot: &BotId, question: &str) {
+    let rows = stage.column(bot, "json_build_array(ahead, wanted_at, due_at)").await;
+    assert_eq!(stage.column(bot, question).await.as_deref(), Some("true"), "{question}: {rows:?}");
+}
+
+/// A plan for this bot, and what Fly is asked for until it runs, in the order of the alphabet.
+async fn accept(theatre: &Theatre<Fly>, fleet: &Fleet, bot: &BotId) -> Vec<String> {
+    let simulator = &theatre.scene.simulator;
+    let before = simulator.state().calls.len();
+    theatre.stage.ask(bot, "intent = 'running'").await;
+    theatre.stage.until(fleet, bot, Observed::Running).await;
+    let named = |part: &str| match part.starts_with("molt-") || part.len() == 14 {
+        true => "…".to_owned(),
+        false => part.to_owned(),
+    };
+    let calls = simulator.state().calls[before..].to_vec();
+    let named = |path: &str| path.split('/').map(named).collect::<Vec<_>>().join("/");
+    let mut calls: Vec<String> = calls.iter().map(|call| format!("{} {}", call.method, named(&call.path))).collect();
+    calls.sort();
+    calls
+}
+
+#[tokio::test]
+async fn whoever_comes_back_has_the_place_made_anew_and_starts_as_fast_as_at_first() {
+    let theatre = theatre().await;
+    let (stage, simulator) = (&theatre.stage, &theatre.scene.simulator);
+    let first = theatre.prepared_bot().await;
+    let fleet = theatre.next_fleet().0;
+    stage.settle(&fleet).await;
+    let at_first = accept(&theatre, &fleet, &first).await;
+    assert!(at_first.iter().any(|call| call == "POST /v1/apps/…/machines/…/start"), "{at_first:?}");
+    theatre.remove(&first).await;
+
+    let bot = stage.bot(Intent::AwaitingPlan).await;
+    until(&theatre, &fleet, &bot, AHEAD.done).await;
+    let volume = theatre.scene.volume(&bot).await;
+    stage.ask(&bot, LAPSE_OF_TIME).await;
+    until(&theatre, &fleet, &bot, LAPSE.done).await;
+    let asked = simulator.state().calls.len();
+    let made = simulator.calls("POST", "/machines").len();
+    stage.settle(&fleet).await;
+    assert_eq!(simulator.state().calls.len(), asked, "nobody wants it: nothing is asked");
+    assert_eq!(open_checkout(stage, &bot).await, 1);
+    until(&theatre, &fleet, &bot, AHEAD.done).await;
+    assert_eq!(simulator.calls("POST", "/machines").len(), made + 1);
+    assert_ne!(theatre.scene.volume(&bot).await, volume, "what went doesn't come back");
+    assert_eq!(theatre.faults(&bot, None).await, None);
+    let volume = theatre.scene.volume(&bot).await;
+    assert_eq!(accept(&theatre, &fleet, &bot).await, at_first);
+    stage.settle(&fleet).await;
+    assert_eq!(theatre.faults(&bot, volume).await, None);
+    assert_eq!(open_checkout(stage, &bot).await, 0, "it runs");
+}
+
+#[tokio::test]
+async fn a_place_that_just_goes_is_made_anew_for_who_comes_back() {
+    let theatre = theatre().await;
+    let (stage, simulator) = (&theatre.stage, &theatre.scene.simulator);
+    let bot = theatre.prepared_bot().await;
+    let fleet = theatre.next_fleet().0;
+    stage.settle(&fleet).await;
+    simulator.state().plan("DELETE", "/machines/*", Fault::Slow(SLOW), 1);
+    stage.ask(&bot, LAPSE_OF_TIME).await;
+    stage.work(&fleet, &format!("select ahead = 'leaving' from molt.bots where id = '{bot}'")).await;
+    assert_eq!(open_checkout(stage, &bot).await, 1);
+    until(&theatre, &fleet, &bot, AHEAD.done).await;
+    assert_eq!((simulator.calls("POST", "/machines").len(), simulator.app().living().count()), (2, 1));
+    assert_eq!(theatre.faults(&bot, None).await, None);
+}
+
+#[tokio::test]
+async fn a_place_is_kept_for_an_hour_after_the_last_sign_and_signs_alone_ask_fly_nothing() {
+    let theatre = theatre().await;
+    let (stage, simulator) = (&theatre.stage, &theatre.scene.simulator);
+    let bot = theatre.prepared_bot().await;
+    let fleet = theatre.next_fleet().0;
+    stage.settle(&fleet).await;
+    let asked = simulator.state().calls.len();
+    let volume = theatre.scene.volume(&bot).await;
+    stage.clock.forward(TimeDelta::minutes(50));
+    let (mut news, signs) = (0, 100);
+    for _ in 0..signs {
+        news += open_checkout(stage, &bot).await;
+        fleet.run_once().await.unwrap();
+        stage.clock.forward(TimeDelta::milliseconds(600));
+    }
+    assert!((5..=6).contains(&news), "{news} of {signs} in a minute");
+    assert_eq!(simulator.state().calls.len(), asked, "a place that is there needs no look");
+    let untouched = "due_at < wanted_at + interval '11 minutes' and leased_until is null";
+    is_so(stage, &bot, untouched).await;
+
+    // Its hour, counted from the beginning, is over: it is looked at once, and kept for the rest of the other one.
+    for minutes in [10, 40] {
+        stage.clock.forward(TimeDelta::minutes(minutes));
+        stage.settle(&fleet).await;
+        is_so(stage, &bot, "ahead = 'made' and due_at = wanted_at + interval '1 hour'").await;
+        assert_eq!(simulator.state().calls.len(), asked + 1, "after {minutes} minutes");
+    }
+    assert_eq!(theatre.scene.volume(&bot).await, volume);
+    stage.clock.forward(TimeDelta::minutes(10));
+    until(&theatre, &fleet, &bot, LAPSE.done).await;
+    assert_eq!(theatre.faults(&bot, None).await, None);
+}
+
+const LAPSE_OF_TIME: &str = "wanted_at = wanted_at - interval '1 day'";
 
 #[tokio::test]
 async fn a_place_that_can_not_be_made_is_tried_ever_more_rarely_and_counts_against_nobody() {
@@ -127,10 +240,22 @@ async fn a_place_that_can_not_be_made_is_tried_ever_more_rarely_and_counts_again
     assert!((4..=8).contains(&tries), "{tries} in five minutes");
     assert_eq!(theatre.faults(&bot, None).await, None);
 
-    // Nothing is made again, and the bot starts from nothing as soon as there is room.
+    // Nothing is made again but for who comes back, and for them it is tried anew however long it was put off.
     stage.settle(&fleet).await;
     assert_eq!(simulator.calls("POST", "/volumes").len() / 2, tries);
+    assert_eq!(open_checkout(stage, &bot).await, 1);
+    stage
+        .work(&fleet, &format!("select ahead = 'making' and leased_until is null from molt.bots where id = '{bot}'"))
+        .await;
+    stage.clock.forward(TimeDelta::seconds(100));
+    stage.settle(&fleet).await;
+    is_so(stage, &bot, "due_at > wanted_at + interval '3 minutes'").await;
+    assert_eq!(simulator.calls("POST", "/volumes").len() / 2, tries + 2);
     simulator.state().full_for_volumes.clear();
+    stage.settle(&fleet).await;
+    assert_eq!(simulator.calls("POST", "/volumes").len() / 2, tries + 2, "as long as nobody comes");
+    open_checkout(stage, &bot).await;
+    until(&theatre, &fleet, &bot, AHEAD.done).await;
     stage.ask(&bot, "intent = 'running'").await;
     stage.until(&fleet, &bot, Observed::Running).await;
     stage.settle(&fleet).await;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use futures_util::future::join_all;
 use hyper::Method;
 use molt_bot::{Applied, CellAddress, canonical_hash};
 use molt_fleet::{BoxFuture, Config, Fleet, FlyHost, FlySettings, Host, Swept};
@@ -19,8 +20,8 @@ use uuid::Uuid;
 use crate::fly_simulator::{Call, Fault, Guests, ORG, Rules, Simulator, TOKEN};
 use crate::line::Commits;
 use crate::points::{
-    ACCEPTANCE, AHEAD, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART, SETTINGS,
-    Scene, Story, Theatre, walk,
+    ACCEPTANCE, AHEAD, AHEAD_AGAIN, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART,
+    SETTINGS, Scene, Story, Theatre, walk, walks,
 };
 use crate::simulated::{Blow, Fuse, Rules as CellRules, Simulated, serve_cells};
 use crate::stage::Stage;
@@ -30,8 +31,10 @@ const EVERY: u32 = 13;
 /// New settings are a short story.
 const EVERY_OF_FEW: u32 = 4;
 const EVERY_CALL: u32 = 29;
-/// A plan that is accepted while a place goes is a long story.
+/// A plan that is accepted while a place goes is a long story, and so is a place that is made anew.
 const EVERY_OF_MANY: u32 = 61;
+/// Simulators on which a story's points are tried side by side: nearly all of the time is Fly's and the limits on asking it.
+const SIDE_BY_SIDE: usize = 2;
 const INSTALLATION: Uuid = Uuid::from_u128(0xfee_d000 << 96);
 const PORT: u16 = 18789;
 /// From a cell's start until its runtime is ready.
@@ -169,7 +172,8 @@ impl Scene for Fly {
 }
 
 async fn walk_all(story: &Story, blow: Blow, every: u32) {
-    walk(&Theatre::new(Fly::set().await).await, story, blow, Commits::Done, every).await;
+    let theatres = join_all((0..SIDE_BY_SIDE).map(|_| async { Theatre::new(Fly::set().await).await })).await;
+    walk(&theatres, story, blow, Commits::Done, every).await;
 }
 
 #[tokio::test]
@@ -340,6 +344,38 @@ async fn a_start_takes_what_fly_and_the_runtime_take_and_little_else() {
     }
 }
 
+/// A plan may come while the place is still being made: the start goes on with that, and nothing is made twice.
+#[tokio::test]
+async fn a_plan_that_comes_while_the_place_is_made_waits_for_the_rest_of_it_and_for_nothing_else() {
+    // What Fly is asked for when the plan comes.
+    join_all(["/v1/apps", "/volumes", "/machines"].map(async |made| {
+        let theatre = timed_theatre(TimeDelta::hours(1)).await;
+        let (stage, simulator, fleet) = (&theatre.stage, &theatre.scene.simulator, theatre.next_fleet().0);
+        let created = Instant::now();
+        let bot = stage.bot(Intent::AwaitingPlan).await;
+        let asked = format!("select ahead = 'making' from molt.bots where id = '{bot}'");
+        while simulator.calls("POST", made).is_empty() {
+            stage.work(&fleet, &asked).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let early = created.elapsed();
+        stage.ask(&bot, "intent = 'running'").await;
+        let accepted = Instant::now();
+        stage.until(&fleet, &bot, Observed::Running).await;
+        let besides = accepted.elapsed() - LONG_BOOT;
+        // Both looks for a machine are beside others, and so are the address and what the start has aside.
+        let aside = [&ASIDE_OF_A_MACHINE[..], &["GET machines", "POST ip_assignments"]].concat();
+        let all = account(&theatre, &bot, 0, created.elapsed(), &aside, 1).await;
+        println!("accepted {early:?} after the bot was made, it ran {besides:?} later, besides the runtime's boot");
+        for (end, times) in [("/v1/apps", 1), ("/ip_assignments", 1), ("/volumes", 1), ("/machines", 1), ("/start", 1)]
+        {
+            assert_eq!(simulator.calls("POST", end).len(), times, "{end}, accepted at {made}");
+        }
+        assert!(all.ours < BESIDES_MAX, "{:?}", all.ours);
+    }))
+    .await;
+}
+
 /// Has the bot start and says where the time went. `aside`: calls that are made while others are.
 async fn time_a_start(theatre: &Theatre<Fly>, fleet: &Fleet, bot: &BotId, aside: &[&str], moves: u32) -> Timed {
     let (stage, simulator) = (&theatre.stage, &theatre.scene.simulator);
@@ -347,8 +383,19 @@ async fn time_a_start(theatre: &Theatre<Fly>, fleet: &Fleet, bot: &BotId, aside:
     stage.ask(bot, "intent = 'running'").await;
     let accepted = Instant::now();
     stage.until(fleet, bot, Observed::Running).await;
-    let took = accepted.elapsed();
+    account(theatre, bot, before, accepted.elapsed(), aside, moves).await
+}
 
+/// Where the time went that it took from the call after `before` on until the bot ran.
+async fn account(
+    theatre: &Theatre<Fly>,
+    bot: &BotId,
+    before: usize,
+    took: Duration,
+    aside: &[&str],
+    moves: u32,
+) -> Timed {
+    let (stage, simulator) = (&theatre.stage, &theatre.scene.simulator);
     let calls = simulator.state().calls[before..].to_vec();
     let of = |call: &Call| latency(&call.method.parse().unwrap(), &call.path);
     let mut aside = aside.to_vec();
@@ -395,15 +442,13 @@ async fn a_removal_at_fly_survives_a_kill_at_every_point() {
 
 #[tokio::test]
 async fn a_place_made_ahead_at_fly_survives_a_kill_at_every_point() {
-    for story in [&AHEAD, &LAPSE, &PREPARED_REMOVAL] {
-        walk_all(story, Blow::Kill, EVERY).await;
-    }
+    walks([&AHEAD, &LAPSE, &PREPARED_REMOVAL].map(|story| walk_all(story, Blow::Kill, EVERY))).await;
 }
 
 #[tokio::test]
 async fn a_plan_accepted_for_a_place_at_fly_survives_a_kill_at_every_point() {
-    walk_all(&ACCEPTANCE, Blow::Kill, EVERY).await;
-    walk_all(&LATE_ACCEPTANCE, Blow::Kill, EVERY_CALL).await;
+    let stories = [(&ACCEPTANCE, EVERY), (&LATE_ACCEPTANCE, EVERY_CALL), (&AHEAD_AGAIN, EVERY_CALL)];
+    walks(stories.map(|(story, every)| walk_all(story, Blow::Kill, every))).await;
 }
 
 #[tokio::test]
@@ -417,23 +462,23 @@ async fn any_call_about_a_place_at_fly_may_lose_its_answer() {
 }
 
 async fn walk_places(blow: Blow) {
-    walk_all(&AHEAD, blow, EVERY).await;
-    for story in [&ACCEPTANCE, &LAPSE, &PREPARED_REMOVAL] {
-        walk_all(story, blow, EVERY_CALL).await;
-    }
-    walk_all(&LATE_ACCEPTANCE, blow, EVERY_OF_MANY).await;
+    let stories = [
+        (&LATE_ACCEPTANCE, EVERY_OF_MANY),
+        (&AHEAD_AGAIN, EVERY_OF_MANY),
+        (&ACCEPTANCE, EVERY_CALL),
+        (&LAPSE, EVERY_CALL),
+        (&PREPARED_REMOVAL, EVERY_CALL),
+        (&AHEAD, EVERY),
+    ];
+    walks(stories.map(|(story, every)| walk_all(story, blow, every))).await;
 }
 
 #[tokio::test]
 async fn any_call_to_fly_may_break() {
-    for story in [&PROVISION, &RESTART, &REMOVAL] {
-        walk_all(story, Blow::Refuse, EVERY_CALL).await;
-    }
+    walks([&PROVISION, &RESTART, &REMOVAL].map(|story| walk_all(story, Blow::Refuse, EVERY_CALL))).await;
 }
 
 #[tokio::test]
 async fn any_call_to_fly_may_lose_its_answer() {
-    for story in [&PROVISION, &RESTART, &REMOVAL] {
-        walk_all(story, Blow::LoseAnswer, EVERY_CALL).await;
-    }
+    walks([&PROVISION, &RESTART, &REMOVAL].map(|story| walk_all(story, Blow::LoseAnswer, EVERY_CALL))).await;
 }

@@ -7,9 +7,12 @@ mod contained;
 mod simulation;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use molt_fleet::{Config, Fleet, Host};
 use molt_model::{BotId, Clock, Intent, Observed};
 use molt_store::Store;
@@ -22,6 +25,7 @@ use crate::stage::Stage;
 
 /// More points than any of the stories has.
 const POINTS_MAX: u32 = 400;
+const WALKS_AT_ONCE: usize = 4;
 
 /// Where the cells live, and what is seen there by other means than the fleet's.
 pub(crate) trait Scene: Sized {
@@ -248,7 +252,7 @@ pub(crate) const ACCEPTANCE: Story =
 pub(crate) const LAPSE: Story = Story {
     name: "a place that nobody came for",
     cast: Cast::Prepared,
-    change: "created_at = created_at - interval '1 day'",
+    change: "wanted_at = wanted_at - interval '1 day'",
     done: "select ahead = 'lapsed' and observed = 'reserved' and attempts = 0 and last_error is null
              and not exists (select from molt.bot_steps where bot_id = '$')
              and not exists (select from molt.events where bot_id = '$') from molt.bots where id = '$'",
@@ -262,6 +266,14 @@ pub(crate) const LATE_ACCEPTANCE: Story = Story {
     change: "ahead = 'leaving', intent = 'running'",
     removes: true,
     ..PROVISION
+};
+/// Somebody comes back when the place was to go: it goes, and is made anew.
+pub(crate) const AHEAD_AGAIN: Story = Story {
+    name: "a place that is wanted again while it goes",
+    cast: Cast::Prepared,
+    change: "ahead = 'leaving'",
+    removes: true,
+    ..AHEAD
 };
 pub(crate) const PREPARED_REMOVAL: Story =
     Story { name: "a removal of one that never ran", cast: Cast::Prepared, ..REMOVAL };
@@ -285,14 +297,65 @@ pub(crate) const RESUMPTION: Story = Story {
     first: Some((SUSPEND, Observed::Suspended)),
 };
 
-/// Tells the story once for each point, with a new bot where it makes or removes one.
-pub(crate) async fn walk<S: Scene>(theatre: &Theatre<S>, story: &Story, blow: Blow, commits: Commits, every: u32) {
-    let (mut tried, mut kept) = (0, None);
-    for point in 1..POINTS_MAX {
-        if !is_tried(point, every) {
-            continue;
+/// How far a story's points are tried: in several theatres side by side, since most of a story is waiting.
+struct Walk<'a> {
+    story: &'a Story,
+    blow: Blow,
+    commits: Commits,
+    every: u32,
+    next: AtomicU32,
+    tried: AtomicU32,
+    /// The first point that the story doesn't have.
+    end: AtomicU32,
+}
+
+/// Tells the story once for each point, with a new bot where it makes or removes one, in as many theatres as there are.
+pub(crate) async fn walk<S: Scene>(theatres: &[Theatre<S>], story: &Story, blow: Blow, commits: Commits, every: u32) {
+    let (next, tried, end) = (AtomicU32::new(1), AtomicU32::new(0), AtomicU32::new(POINTS_MAX));
+    let walk = Walk { story, blow, commits, every, next, tried, end };
+    join_all(theatres.iter().map(|theatre| walk.go(theatre))).await;
+    let (tried, end) = (walk.tried.into_inner(), walk.end.into_inner());
+    assert!(end < POINTS_MAX, "{}: more points than expected", story.name);
+    println!("{}: {blow:?} at {tried} of {} points", story.name, end - 1);
+    assert!(tried > 1, "the story is longer than {tried} points");
+}
+
+/// Several walks, some of them side by side: each has databases of its own, with their connections.
+pub(crate) async fn walks(all: impl IntoIterator<Item: Future<Output = ()>>) {
+    stream::iter(all).buffer_unordered(WALKS_AT_ONCE).collect().await
+}
+
+impl Walk<'_> {
+    /// Tries points until there are no more of them.
+    async fn go<S: Scene>(&self, theatre: &Theatre<S>) {
+        let mut kept = None;
+        loop {
+            let point = self.next.fetch_add(1, Ordering::SeqCst);
+            if point >= self.end.load(Ordering::SeqCst) {
+                return;
+            }
+            if !is_tried(point, self.every) {
+                continue;
+            }
+            let (bot, reached) = self.try_point(theatre, kept.take(), point).await;
+            if !reached {
+                self.end.fetch_min(point, Ordering::SeqCst);
+                return;
+            }
+            self.tried.fetch_add(1, Ordering::SeqCst);
+            kept = bot;
         }
-        let bot = match (kept.take(), story.cast) {
+    }
+
+    /// The bot, if the next point may have it; and whether the story has this point.
+    async fn try_point<S: Scene>(
+        &self,
+        theatre: &Theatre<S>,
+        kept: Option<BotId>,
+        point: u32,
+    ) -> (Option<BotId>, bool) {
+        let Self { story, blow, commits, .. } = *self;
+        let bot = match (kept, story.cast) {
             (Some(bot), _) => bot,
             (None, Cast::New) => theatre.stage.bot(Intent::AwaitingPlan).await,
             (None, Cast::Prepared) => theatre.prepared_bot().await,
@@ -313,17 +376,10 @@ pub(crate) async fn walk<S: Scene>(theatre: &Theatre<S>, story: &Story, blow: Bl
             let told = i64::from(story.done == PROVISION.done);
             assert_eq!(theatre.stage.database.count(&mails).await, told, "told once: {blow:?} at point {point}");
         }
-        if !reached {
-            println!("{}: {blow:?} at {tried} of {} points", story.name, point - 1);
-            assert!(tried > 1, "the story is longer than {tried} points");
-            return;
-        }
-        tried += 1;
-        if begins {
+        if reached && begins {
             theatre.remove(&bot).await;
             assert_eq!(theatre.faults(&bot, None).await, None, "{}: {blow:?} at point {point}, removed", story.name);
         }
-        kept = (!begins && !story.removes).then_some(bot);
+        ((!begins && !story.removes).then_some(bot), reached)
     }
-    panic!("{}: more points than expected", story.name);
 }

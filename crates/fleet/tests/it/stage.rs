@@ -70,7 +70,7 @@ impl Stage {
         let settings = serde_json::to_string(&settings).unwrap();
         self.database
             .execute(&format!(
-                "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, due_at, created_at)
+                "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, due_at, wanted_at)
                  values ('{bot}', '{}', 'Pip', 'developer', '{settings}', '{}', {}, now() + interval '{} milliseconds');
                  select pg_notify('molt', 'fleet')",
                 self.user,

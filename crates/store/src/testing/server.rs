@@ -58,6 +58,9 @@ async fn start(folder: &Path, also: &[PathBuf]) -> anyhow::Result<SecretString> 
     if let Some(parent) = folder.parent() {
         std::fs::create_dir_all(parent)?;
     }
+    // Two of one thread: the lock between processes would have it wait for itself.
+    static STARTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _starting = STARTING.lock().await;
     let lock = File::options().create(true).truncate(true).write(true).open(&lease)?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
     lock.set_modified(std::time::SystemTime::now())?;

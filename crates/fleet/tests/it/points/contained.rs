@@ -149,32 +149,32 @@ async fn pass(client: UnixStream, engine: &Path, fuse: &Fuse) -> io::Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn provisioning_survives_a_kill_after_every_call_to_the_engine() {
     let Some(theatre) = theatre().await else { return };
-    walk(&theatre, &PROVISION, Blow::Kill, Commits::None, EVERY_CALL).await;
+    walk(&[theatre], &PROVISION, Blow::Kill, Commits::None, EVERY_CALL).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_survives_a_kill_after_every_call_to_the_engine() {
     let Some(theatre) = theatre().await else { return };
-    walk(&theatre, &RESTART, Blow::Kill, Commits::None, EVERY_CALL).await;
+    walk(&[theatre], &RESTART, Blow::Kill, Commits::None, EVERY_CALL).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_survives_a_kill_after_every_call_to_the_engine() {
     let Some(theatre) = theatre().await else { return };
-    walk(&theatre, &REMOVAL, Blow::Kill, Commits::None, EVERY_CALL).await;
+    walk(&[theatre], &REMOVAL, Blow::Kill, Commits::None, EVERY_CALL).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn new_settings_of_a_container_survive_a_kill_around_every_commit() {
     let Some(theatre) = theatre().await else { return };
-    walk(&theatre, &SETTINGS, Blow::Kill, Commits::Both, EVERY_COMMIT_OF_SETTINGS).await;
+    walk(&[theatre], &SETTINGS, Blow::Kill, Commits::Both, EVERY_COMMIT_OF_SETTINGS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_survives_a_kill_after_commits_as_well() {
     for story in [&PROVISION, &RESTART, &REMOVAL] {
         let Some(theatre) = theatre().await else { return };
-        walk(&theatre, story, Blow::Kill, Commits::Done, EVERY_COMMIT).await;
+        walk(&[theatre], story, Blow::Kill, Commits::Done, EVERY_COMMIT).await;
     }
 }
 

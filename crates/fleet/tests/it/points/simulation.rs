@@ -9,8 +9,8 @@ use molt_model::BotId;
 use tokio::net::TcpListener;
 
 use super::{
-    ACCEPTANCE, AHEAD, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART, RESUMPTION,
-    SETTINGS, SUSPENSION, Scene, Story, Theatre, walk,
+    ACCEPTANCE, AHEAD, AHEAD_AGAIN, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART,
+    RESUMPTION, SETTINGS, SUSPENSION, Scene, Story, Theatre, walk, walks,
 };
 use crate::line::Commits;
 use crate::simulated::{Blow, Fuse, Rules, Simulated, SimulatedHost, serve_cells};
@@ -21,6 +21,7 @@ const EVERY: u32 = 5;
 const EVERY_CALL: u32 = 11;
 /// What is made ahead are short stories.
 const EVERY_OF_FEW: u32 = 2;
+const PLACES: [&Story; 6] = [&AHEAD, &AHEAD_AGAIN, &ACCEPTANCE, &LAPSE, &LATE_ACCEPTANCE, &PREPARED_REMOVAL];
 
 struct Simulation {
     host: Arc<Simulated>,
@@ -70,7 +71,7 @@ impl Scene for Simulation {
 }
 
 async fn walk_all(story: &Story, blow: Blow, every: u32) {
-    walk(&theatre().await, story, blow, Commits::Done, every).await;
+    walk(&[theatre().await], story, blow, Commits::Done, every).await;
 }
 
 #[tokio::test]
@@ -95,27 +96,22 @@ async fn a_removal_survives_a_kill_at_every_point() {
 
 #[tokio::test]
 async fn a_suspension_and_its_end_survive_a_kill_at_every_point() {
-    walk_all(&SUSPENSION, Blow::Kill, EVERY).await;
-    walk_all(&RESUMPTION, Blow::Kill, EVERY).await;
+    walks([&SUSPENSION, &RESUMPTION].map(|story| walk_all(story, Blow::Kill, EVERY))).await;
 }
 
 #[tokio::test]
 async fn a_place_made_ahead_survives_a_kill_at_every_point_whoever_comes_for_it_or_nobody() {
-    for story in [&AHEAD, &ACCEPTANCE, &LAPSE, &LATE_ACCEPTANCE, &PREPARED_REMOVAL] {
-        walk_all(story, Blow::Kill, EVERY).await;
-    }
+    walks(PLACES.map(|story| walk_all(story, Blow::Kill, EVERY))).await;
 }
 
 #[tokio::test]
 async fn any_call_may_be_refused_or_lose_its_answer() {
-    for blow in [Blow::Refuse, Blow::LoseAnswer] {
-        for story in [&AHEAD, &ACCEPTANCE, &LAPSE, &LATE_ACCEPTANCE, &PREPARED_REMOVAL] {
-            walk_all(story, blow, EVERY_OF_FEW).await;
-        }
-        for story in [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL] {
-            walk_all(story, blow, EVERY_CALL).await;
-        }
-    }
+    let places = PLACES.map(|story| (story, EVERY_OF_FEW));
+    let bots = [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL].map(|story| (story, EVERY_CALL));
+    let stories = bots.into_iter().chain(places);
+    let all =
+        stories.flat_map(|(story, every)| [Blow::Refuse, Blow::LoseAnswer].map(|blow| walk_all(story, blow, every)));
+    walks(all).await;
 }
 
 /// The judge itself: each thing that must never be is seen when it is.
