@@ -11,6 +11,12 @@ const HERE = dirname(fileURLToPath(import.meta.url));
 const RIG = join(HERE, 'gateway-rig');
 const PAGE = join(HERE, '..', 'docs', 'benchmarks.md');
 const NAME = 'molt';
+const GROUPS = '/proc/sys/kernel/sched_autogroup_enabled';
+const HELD = `It takes what the load leaves
+(the kernel's grouping by sessions, under which nice counts within one session only, is off for the run).`;
+const NOT_HELD = `That is so in name only here:
+each of Postgres's processes begins a session, and the kernel shares a core out by sessions first (\`sched_autogroup\`), which
+only root may switch off.`;
 
 /** Our goals, and the best of the other gateways that were measured with the same rig, bare (see the page's end). */
 const ROWS = [
@@ -55,17 +61,25 @@ function behind(result) {
   return Math.max(...all.map((round) => round.behind_s ?? 0));
 }
 
-/** Whether the database's low priority means anything here. */
-function priority() {
-  const groups = '/proc/sys/kernel/sched_autogroup_enabled';
-  const grouped = existsSync(groups) && readFileSync(groups, 'utf8').trim() === '1';
-  return grouped
-    ? `That is so in name only here:
-each of Postgres's processes begins a session, and the kernel shares a core out by sessions first (\`sched_autogroup\`).`
-    : 'It takes what the load leaves.';
+/**
+ * A kernel that shares a core out by sessions first (sched_autogroup) makes each of Postgres's processes as weighty as all of
+ * the load, whatever its nice says. For the run that is switched off, where this may; what puts it back.
+ */
+function byPriority() {
+  const grouped = () => existsSync(GROUPS) && readFileSync(GROUPS, 'utf8').trim() === '1';
+  if (!grouped()) return { holds: true, end: () => {} };
+  try {
+    writeFileSync(GROUPS, '0');
+  } catch {
+    return { holds: false, end: () => {} };
+  }
+  const end = () => writeFileSync(GROUPS, '1');
+  process.once('exit', end);
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
+  return { holds: !grouped(), end };
 }
 
-function page(result, tables, cold) {
+function page(result, tables, cold, held) {
   const { idle_rss: idle, after_rss: after, peak_rss: peak } = result.meta[NAME];
   const met = (ok) => (ok ? 'yes' : '**no**');
   const lines = ROWS.map(({ what, peer, goal, most, of }) => {
@@ -85,7 +99,7 @@ written to Postgres. Ratios to nginx in the same run, medians of the rounds; the
 absolute figures don't.
 
 The gateway's CPU is all of its process, from before the first call of a run until the last one of it is in the books. The
-database isn't the gateway, but it shares the load's core, at nice 19. ${priority()} No
+database isn't the gateway, but it shares the load's core, at nice 19. ${held ? HELD : NOT_HELD} No
 run begins, ours or nginx's, before the books are equal. The books were at most ${behind(result).toFixed(1)} s behind after a run.
 
 | | best peer, bare | goal | here | met |
@@ -119,6 +133,7 @@ for (const tool of ['nginx', 'python3', 'taskset']) {
 if (!existsSync(join(RIG, 'gwrig/target/release/gwload'))) {
   execFileSync('cargo', ['build', '--release', '--quiet', '--locked'], { cwd: join(RIG, 'gwrig'), env: clean, stdio: 'inherit' });
 }
+const priority = byPriority();
 const bench = await prepare();
 const out = join(mkdtempSync(join(tmpdir(), 'molt-gateway-')), 'result.json');
 try {
@@ -136,7 +151,7 @@ try {
   const tables = rig.stdout.replace(/^cold start.*\n?/m, '');
   const result = JSON.parse(readFileSync(out, 'utf8'));
   if (!(result.meta[NAME].idle_rss > 0) || !(cold > 0)) throw new Error('the proxy did not run; see the rig\'s log');
-  const text = page(result, tables, cold);
+  const text = page(result, tables, cold, priority.holds);
   // What stands from the fleet's figures on is other programs'.
   const others = /\n## The fleet [^]*$/.exec(readFileSync(PAGE, 'utf8'))?.[0] ?? '';
   writeFileSync(PAGE, text.trimEnd() + '\n' + others);

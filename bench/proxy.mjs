@@ -5,7 +5,8 @@
 // PORT (27900), OPERATOR_PORT (27902), UP_PORT (18080), GW_CORE (0), LOAD_CORE (1): where they listen and on which cores they
 // run. The database shares the load's core: in an installation it has a machine of its own, and here it should not take the
 // time of the load. It runs at nice 19, which holds within a session only where the kernel groups processes by sessions
-// (sched_autogroup), and each of Postgres's processes has its own. What is left behind is waited for and counted (gateway.mjs).
+// (sched_autogroup), and each of Postgres's processes has its own: gateway.mjs switches that off for its run, waits for what is
+// left behind, and counts it.
 import { execFile, spawn } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';

@@ -132,14 +132,16 @@ impl Task {
         }
     }
 
-    /// Until nothing waits.
+    /// Until so little waits that more may come first: a batch costs the database the same few steps, whatever is in it.
     async fn write_all(&mut self) -> Result<(), StoreError> {
         loop {
             let batch = self.journal.collect(BATCH_MAX);
-            if batch.calls.is_empty() {
+            if !batch.calls.is_empty() {
+                self.write(&batch).await?;
+            }
+            if batch.calls.len() < BATCH_MAX {
                 break;
             }
-            self.write(&batch).await?;
         }
         if !self.earlier.is_empty() {
             for holder in self.journal.holders_done() {

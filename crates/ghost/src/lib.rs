@@ -26,6 +26,7 @@ mod speech;
 mod surface;
 mod tap;
 mod trace;
+mod turn;
 mod upstream;
 mod usage;
 mod watch;

@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::Ghost;
 use crate::call::{self, Caller};
 use crate::framing::Watched;
+use crate::turn::{self, Turn};
 
 /// A fresh connection, or one between two requests, gets so long for the next head. Callers that poll keep theirs.
 pub(crate) const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
@@ -80,7 +81,8 @@ impl Server {
         let open = Arc::new(AtomicUsize::new(0));
         let mut threads = Vec::with_capacity(listeners.sockets.len());
         for (number, socket) in listeners.sockets.into_iter().enumerate() {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(turn::rests).build()?;
             let listener = {
                 let _inside = runtime.enter();
                 TcpListener::from_std(socket)?
@@ -187,19 +189,22 @@ async fn connection(ghost: Ghost, stream: TcpStream, stop: CancellationToken, _p
     let _ = serving.await;
 }
 
-/// A stream whose reader may be slow, but not for ever: a write that makes no progress for `WRITE_STALL_MAX` fails.
+/// A stream that is written to when it is its turn, and whose reader may be slow, but not for ever: a write that makes no
+/// progress for `WRITE_STALL_MAX` fails.
 pub(crate) struct Patient<S> {
     stream: S,
+    turn: Turn,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, stalled: None }
+        Self { stream, turn: Turn::default(), stalled: None }
     }
 
     fn bounded<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
+            self.turn.over();
             self.stalled = None;
             return written;
         }
@@ -217,6 +222,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.turn.poll(context));
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.bounded(written, context)
     }
@@ -226,6 +232,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.turn.poll(context));
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.bounded(written, context)
     }

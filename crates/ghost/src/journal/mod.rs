@@ -36,7 +36,7 @@ pub(crate) use recover::Recovered;
 /// refused.
 const JOURNAL_BYTES_MAX: usize = 1024 * SEGMENT_BYTES;
 /// Rows in one transaction of the books, and so many settled calls wake them without waiting for more.
-pub(crate) const BATCH_MAX: usize = 1_000;
+pub(crate) const BATCH_MAX: usize = 2_000;
 
 /// The open journal. One process at a time.
 pub(crate) struct Journal {

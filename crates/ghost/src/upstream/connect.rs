@@ -19,6 +19,8 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use url::{Host, Url};
 
+use crate::turn::Turn;
+
 /// Lookup, TCP and TLS together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A name may have many addresses; each gets its share of the time, and more would leave too little for each.
@@ -47,6 +49,7 @@ pub(super) struct Connection {
     read_bytes: usize,
     /// It has carried an earlier answer; the provider may be closing it at this very moment.
     pub(super) reused: bool,
+    turn: Turn,
 }
 
 enum Stream {
@@ -87,7 +90,14 @@ impl Address {
             Some((connector, name)) => Stream::Tls(Box::new(connector.connect(name.clone(), tcp).await?)),
         };
         let runtime = Handle::current().id();
-        Ok(Connection { stream, runtime, buffer: BytesMut::new(), read_bytes: READ_BYTES, reused: false })
+        Ok(Connection {
+            stream,
+            runtime,
+            buffer: BytesMut::new(),
+            read_bytes: READ_BYTES,
+            reused: false,
+            turn: Turn::default(),
+        })
     }
 
     async fn open_tcp(&self) -> io::Result<TcpStream> {
@@ -155,10 +165,13 @@ impl Connection {
     }
 
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        ready!(self.turn.poll(cx));
+        let written = ready!(match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
             Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, parts),
-        }
+        });
+        self.turn.over();
+        Poll::Ready(written)
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

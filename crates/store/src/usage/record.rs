@@ -21,17 +21,20 @@ struct Run {
 
 type Runs = HashMap<Uuid, Run>;
 
-/// The text of an insert of calls, column by column, and what comes after it.
+/// The text of an insert of calls, column by column, and what comes after it. The columns stand in the list, not in `from`: there
+/// Postgres copies each of them into a store of its own first, a quarter of what a row costs.
 macro_rules! insert_calls {
     ($rest:literal) => {
         concat!(
             "insert into molt.usage_logs (id, user_id, book_key, bot_id, key_id, run_id, provider, model, surface,
                tokens_in, tokens_out, tokens_cache_read, tokens_cache_write, tokens_reasoning, reserved_nanos, cost_nanos,
                operator_nanos, price_version, estimate, first_byte_ms, duration_ms, at, holder, period_start)
-             select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::text[],
-               $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-               $15::bigint[], $16::bigint[], $17::bigint[], $18::text[], $19::text[], $20::bigint[], $21::bigint[],
-               $22::timestamptz[], $23::uuid[], $24::timestamptz[])",
+             select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::uuid[]), unnest($4::text[]),
+               unnest($5::uuid[]), unnest($6::uuid[]), unnest($7::text[]), unnest($8::text[]), unnest($9::text[]),
+               unnest($10::bigint[]), unnest($11::bigint[]), unnest($12::bigint[]), unnest($13::bigint[]),
+               unnest($14::bigint[]), unnest($15::bigint[]), unnest($16::bigint[]), unnest($17::bigint[]),
+               unnest($18::text[]), unnest($19::text[]), unnest($20::bigint[]), unnest($21::bigint[]),
+               unnest($22::timestamptz[]), unnest($23::uuid[]), unnest($24::timestamptz[])",
             $rest
         )
     };
