@@ -63,20 +63,19 @@ function behind(result) {
 
 /**
  * A kernel that shares a core out by sessions first (sched_autogroup) makes each of Postgres's processes as weighty as all of
- * the load, whatever its nice says. For the run that is switched off, where this may; what puts it back.
+ * the load, whatever its nice says. That is switched off until the end, where it may be. Whether nice counts now.
  */
 function byPriority() {
   const grouped = () => existsSync(GROUPS) && readFileSync(GROUPS, 'utf8').trim() === '1';
-  if (!grouped()) return { holds: true, end: () => {} };
+  if (!grouped()) return true;
   try {
     writeFileSync(GROUPS, '0');
   } catch {
-    return { holds: false, end: () => {} };
+    return false;
   }
-  const end = () => writeFileSync(GROUPS, '1');
-  process.once('exit', end);
+  process.once('exit', () => writeFileSync(GROUPS, '1'));
   for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
-  return { holds: !grouped(), end };
+  return true;
 }
 
 function page(result, tables, cold, held) {
@@ -133,7 +132,7 @@ for (const tool of ['nginx', 'python3', 'taskset']) {
 if (!existsSync(join(RIG, 'gwrig/target/release/gwload'))) {
   execFileSync('cargo', ['build', '--release', '--quiet', '--locked'], { cwd: join(RIG, 'gwrig'), env: clean, stdio: 'inherit' });
 }
-const priority = byPriority();
+const held = byPriority();
 const bench = await prepare();
 const out = join(mkdtempSync(join(tmpdir(), 'molt-gateway-')), 'result.json');
 try {
@@ -151,7 +150,7 @@ try {
   const tables = rig.stdout.replace(/^cold start.*\n?/m, '');
   const result = JSON.parse(readFileSync(out, 'utf8'));
   if (!(result.meta[NAME].idle_rss > 0) || !(cold > 0)) throw new Error('the proxy did not run; see the rig\'s log');
-  const text = page(result, tables, cold, priority.holds);
+  const text = page(result, tables, cold, held);
   // What stands from the fleet's figures on is other programs'.
   const others = /\n## The fleet [^]*$/.exec(readFileSync(PAGE, 'utf8'))?.[0] ?? '';
   writeFileSync(PAGE, text.trimEnd() + '\n' + others);
