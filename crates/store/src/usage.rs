@@ -283,6 +283,37 @@ mod tests {
         assert_eq!(database.count("select sum(cost_nanos) from molt.usage_logs where user_id is null").await, 21);
     }
 
+    /// More rows than one statement takes are one batch all the same.
+    #[tokio::test]
+    async fn a_batch_of_many_statements_is_booked_whole_or_not_at_all() {
+        let database = database().await;
+        let user = person(&database).await;
+        let now = at("2026-11-22T10:00:00Z");
+        let calls: Vec<_> = (0..601).map(|_| call(user, 2, "2026-11-22T10:00:00Z")).collect();
+        let mut tx = database.store.system().await.unwrap();
+        tx.keep_price_book("v", &json!({}), now).await.unwrap();
+        let last = calls.iter().max_by_key(|call| (call.key, call.id)).unwrap();
+        assert_eq!(tx.record_new_calls(std::slice::from_ref(last), now).await.unwrap().len(), 1);
+        tx.commit().await.unwrap();
+        let mut tx = database.store.system().await.unwrap();
+        let refused = tx.record_new_calls(&calls, now).await;
+        assert!(
+            matches!(&refused, Err(StoreError::Constraint { .. })),
+            "the last row of the last statement: {refused:?}"
+        );
+        drop(tx);
+        let spent = "select settled_nanos from molt.budgets where scope = 'user'";
+        assert_eq!((database.count("select count(*) from molt.usage_logs").await, database.count(spent).await), (1, 2));
+        let mut tx = database.store.system().await.unwrap();
+        let new = tx.record_calls(&calls, now).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(new.len() == 600 && !new.contains(&last.id));
+        assert_eq!(
+            (database.count("select count(*) from molt.usage_logs").await, database.count(spent).await),
+            (601, 1202)
+        );
+    }
+
     #[tokio::test]
     async fn a_row_names_only_people_and_prices_that_are_there() {
         let database = database().await;
