@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// What settles within so long goes into the books together, but for calls of a run: a chat waits for those.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(250);
 
 /// Nobody waits for a wake-up yet: the next settlement gives one.
 const ASLEEP: u8 = 0;
