@@ -24,7 +24,9 @@ pub(crate) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 /// Runs what is missing, under the migrator's own advisory lock, then lets the connecting role take both of our roles.
 pub(crate) async fn run(url: &SecretString) -> Result<()> {
     let options: PgConnectOptions = url.expose_secret().parse().map_err(StoreError::from)?;
-    let mut connection = options.application_name("molt-migrate").connect().await?;
+    // A migration may take its time; a warning with its whole text says nothing to anybody.
+    let options = options.application_name("molt-migrate").disable_statement_logging();
+    let mut connection = options.connect().await?;
     // The lock counts: the run below takes it once more.
     connection.lock().await.map_err(unexpected)?;
     adopt(&mut connection).await?;
