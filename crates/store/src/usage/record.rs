@@ -13,7 +13,7 @@ use super::{SURFACE_CHAT, SettledCall};
 use crate::budget::{self, Costs, Scope, ScopeKind};
 use crate::{Result, SystemTx, event};
 
-/// Rows of one statement: the database is at it for less than a millisecond, so that whoever shares its core waits no longer.
+/// Rows of one statement: the database is at it for about a millisecond, so that whoever shares its core waits no longer.
 const ROWS_AT_ONCE: usize = 250;
 
 /// A run that a call's trace id names.
