@@ -20,6 +20,7 @@ pub use caller::{Caller, Operator, OwnBot};
 pub use chat::Relays;
 pub use config::{Config, Egress};
 pub use problem::{Code, Problem};
+pub use routes::billing::CHECKOUT_LIFE;
 pub use state::{ApiState, Readiness};
 
 /// Everything that this crate serves. The state is shared by all requests and cheap to clone.

@@ -31,7 +31,7 @@ pub(crate) fn routes() -> OpenApiRouter<ApiState> {
 }
 
 /// A person who comes back the next day starts anew.
-const CHECKOUT_LIFE: TimeDelta = TimeDelta::hours(24);
+pub const CHECKOUT_LIFE: TimeDelta = TimeDelta::hours(24);
 
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

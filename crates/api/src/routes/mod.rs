@@ -3,7 +3,7 @@
 
 mod admin;
 mod auth;
-mod billing;
+pub(crate) mod billing;
 mod bots;
 mod caps;
 mod chat;
