@@ -121,13 +121,19 @@ bench: build release ## how fast and how small: start, memory, calls; Ghost Key 
 bench-proxy: release ## one proxy before the gateway rig's upstream: prints its address and a key
 	@node bench/proxy.mjs
 
-.PHONY: layout
-layout: release ## which functions a model call runs, for the linker to lay side by side (crates/molt/calls.ld; needs perf)
-	node bench/layout.mjs
-
+# How often a model call takes each branch, counted on x86-64 Linux and used there (docs/decisions/0015).
+ifeq ($(shell rustc -vV | sed -n 's/^host: //p'),x86_64-unknown-linux-gnu)
+PROFILED := -Cprofile-use=$(CURDIR)/crates/molt/calls.profdata
+endif
 .PHONY: release
 release:
-	@cargo build --release --package molt --bin molt
+	@RUSTFLAGS="$(RUSTFLAGS) $(PROFILED)" cargo build --release --package molt --bin molt
+
+# Counts of functions that changed since are left out, which costs speed and nothing else. Compiler plug-ins count too, in vain.
+.PHONY: profile
+profile: ## counts anew what a model call runs, for the release build (crates/molt/calls.profdata; needs llvm-profdata; ten minutes)
+	LLVM_PROFILE_FILE=/dev/null RUSTFLAGS=-Cprofile-generate cargo build --release --package molt --bin molt --target-dir target/profile
+	CARGO_TARGET_DIR=target/profile node bench/profile.mjs
 
 .PHONY: clean
 clean: ## remove what was built (not your data: that is `molt dev --reset`)

@@ -1,14 +1,13 @@
 // Ghost Key against nginx, on this machine: everything on, one core for the gateway, ratios within one run. Prints the
 // rig's tables and writes docs/benchmarks.md. Needs nginx, python3 and taskset; ROUNDS (3) and SECS (3) set the length.
-import { execFileSync, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { prepare } from './proxy.mjs';
+import { RIG, prepare, rigPrograms } from './proxy.mjs';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
-const RIG = join(HERE, 'gateway-rig');
 const PAGE = join(HERE, '..', 'docs', 'benchmarks.md');
 const NAME = 'molt';
 const GROUPS = '/proc/sys/kernel/sched_autogroup_enabled';
@@ -129,9 +128,7 @@ for (const tool of ['nginx', 'python3', 'taskset']) {
     process.exit(1);
   }
 }
-if (!existsSync(join(RIG, 'gwrig/target/release/gwload'))) {
-  execFileSync('cargo', ['build', '--release', '--quiet', '--locked'], { cwd: join(RIG, 'gwrig'), env: clean, stdio: 'inherit' });
-}
+rigPrograms();
 const held = byPriority();
 const bench = await prepare();
 const out = join(mkdtempSync(join(tmpdir(), 'molt-gateway-')), 'result.json');

@@ -7,7 +7,8 @@
 // time of the load. It runs at nice 19, which holds within a session only where the kernel groups processes by sessions
 // (sched_autogroup), and each of Postgres's processes has its own: gateway.mjs switches that off for its run, waits for what is
 // left behind, and counts it.
-import { execFile, spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -17,6 +18,8 @@ import { promisify } from 'node:util';
 
 const run = promisify(execFile);
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
+export const RIG = join(ROOT, 'bench', 'gateway-rig');
+const PROGRAMS = join(RIG, 'gwrig', 'target', 'release');
 const MOLT = join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'release', 'molt');
 const PORT = Number(process.env.PORT ?? 27900);
 const OPERATOR_PORT = Number(process.env.OPERATOR_PORT ?? 27902);
@@ -57,6 +60,16 @@ export const freePort = () =>
       server.close(() => resolve(port));
     });
   });
+
+/** Where the rig's own load and upstream are, built when they are missing. */
+export function rigPrograms() {
+  if (!existsSync(join(PROGRAMS, 'gwload'))) {
+    const env = { ...process.env };
+    delete env.CARGO_TARGET_DIR;
+    execFileSync('cargo', ['build', '--release', '--quiet', '--locked'], { cwd: join(RIG, 'gwrig'), env, stdio: 'inherit' });
+  }
+  return PROGRAMS;
+}
 
 export async function ready(url, child, what) {
   const begun = performance.now();

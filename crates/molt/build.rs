@@ -1,4 +1,4 @@
-//! Lays the code of a model call together in the release program (docs/decisions/0013).
+//! Lays the code of a model call together in the release program (docs/decisions/0015).
 //! Never: anything that the program's behaviour depends on; without it the same code lies elsewhere.
 
 use std::env;
