@@ -122,7 +122,7 @@ bench-proxy: release ## one proxy before the gateway rig's upstream: prints its 
 	@node bench/proxy.mjs
 
 # How often a model call takes each branch, counted on x86-64 Linux and used there (docs/decisions/0015).
-ifeq ($(shell rustc -vV | sed -n 's/^host: //p'),x86_64-unknown-linux-gnu)
+ifeq ($(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p'),x86_64-unknown-linux-gnu)
 PROFILED := -Cprofile-use=$(CURDIR)/crates/molt/calls.profdata
 endif
 .PHONY: release
