@@ -1,5 +1,6 @@
 // Ghost Key against nginx, on this machine: everything on, one core for the gateway, ratios within one run. Prints the
-// rig's tables and writes docs/benchmarks.md. Needs nginx, python3 and taskset; ROUNDS (3) and SECS (3) set the length.
+// rig's tables and writes docs/benchmarks.md. Needs nginx, python3 and taskset. ROUNDS (9) and SECS (3) set the length, a
+// quarter of an hour: on a shared machine nginx's own CPU per chunk differs by half between two rounds.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
@@ -133,7 +134,7 @@ const held = byPriority();
 const bench = await prepare();
 const out = join(mkdtempSync(join(tmpdir(), 'molt-gateway-')), 'result.json');
 try {
-  const env = { ...clean, ...bench.env, OUT: out, MODEL: bench.model, GW_CMD: bench.command.join(' ') };
+  const env = { ROUNDS: '9', ...clean, ...bench.env, OUT: out, MODEL: bench.model, GW_CMD: bench.command.join(' ') };
   Object.assign(env, { SETTLE_URL: bench.metrics, SETTLE_METRIC: 'molt_ghost_journal_unbooked' });
   const rig = spawnSync('bash', [join(RIG, 'run.sh'), NAME, bench.url, `Authorization: Bearer ${bench.key}`], {
     env: { ...env, LOG: join(dirname(out), 'log') },
