@@ -46,5 +46,8 @@ Goals: all running, under 2 % of a core when steady, no query that grows with th
 |---|${'---|'.repeat(SIZES.length)}
 ${lines.join('\n')}
 `;
-const before = readFileSync(PAGE, 'utf8').replace(new RegExp(`\\n${TITLE}[^]*?(?=\\n## |$)`), '');
-writeFileSync(PAGE, `${before.trimEnd()}\n\n${section}`);
+// In its place, where it has one: what stands before and after it is other programs'.
+const page = readFileSync(PAGE, 'utf8');
+const own = new RegExp(`\\n${TITLE}[^]*?(?=\\n## |$)`);
+const whole = own.test(page) ? page.replace(own, () => `\n${section.trimEnd()}\n`) : `${page.trimEnd()}\n\n${section}`;
+writeFileSync(PAGE, whole);
