@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::call::presented_key;
@@ -43,10 +44,12 @@ fn request(data: &[u8]) {
         let Ok(asked) = request::read(surface, &body) else { continue };
         assert!(asked.n >= 1 && asked.output_limit.is_none_or(|limit| limit >= 0));
         let sent = request::outgoing(&body, &asked, MODEL, LIMIT);
-        let (Ok(mut given), Ok(mut sent)) =
-            (serde_json::from_slice::<Value>(&body), serde_json::from_slice::<Value>(&sent))
-        else {
-            panic!("what was read as JSON isn't, before or after");
+        let read = (serde_json::from_slice::<Value>(&body), serde_json::from_slice::<Value>(&sent));
+        let (Ok(mut given), Ok(mut sent)) = read else {
+            // A number that no double holds is JSON as well; where it isn't a limit, the provider judges it.
+            let is_json = |bytes: &[u8]| serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
+            assert!(is_json(&body) && is_json(&sent), "what was read as JSON isn't, before or after");
+            continue;
         };
         assert_eq!(sent["model"], MODEL);
         let limit = match surface {

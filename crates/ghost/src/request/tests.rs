@@ -89,6 +89,7 @@ fn wrong_bodies_are_refused_in_words() {
         (br#"{"model":"a","max_tokens":-1}"#, "invalid_value"),
         (br#"{"model":"a","max_tokens":1.5}"#, "invalid_value"),
         (br#"{"model":"a","max_completion_tokens":99999999999999999999}"#, "invalid_value"),
+        (br#"{"model":"a","max_tokens":1E999}"#, "invalid_value"),
         (br#"{"model":"a","n":0}"#, "invalid_value"),
         (br#"{"model":"a","n":129}"#, "invalid_value"),
         (br#"{"model":"a","stream":true,"stream_options":3}"#, "stream_options_invalid"),
@@ -98,6 +99,7 @@ fn wrong_bodies_are_refused_in_words() {
         assert_eq!((refusal.code, refusal.status.as_u16()), (code, 400), "{}", String::from_utf8_lossy(body));
     }
     assert_eq!(read(Surface::Messages, br#"{"model":"a"}"#).unwrap_err().code, "max_tokens_missing");
+    assert!(read(Surface::Responses, br#"{"model":"a","max_tokens":1E999}"#).is_ok(), "no limit there, and JSON");
     let deep = format!("{{\"model\":\"a\",\"x\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     assert_eq!(read(Surface::Chat, deep.as_bytes()).unwrap_err().code, "invalid_json");
 }
