@@ -50,12 +50,13 @@ const bench = await prepare();
 const upstream = spawn('taskset', ['-c', LOAD_CORE, join(programs, 'upstream'), String(UP_PORT)], { stdio: 'ignore' });
 const env = { ...bench.env, LLVM_PROFILE_FILE: join(folder, 'proxy-%p.raw') };
 const proxy = spawn('taskset', ['-c', GW_CORE, ...bench.command], { env, stdio: ['ignore', 'ignore', 'inherit'] });
+const ended = once(proxy, 'exit');
 try {
   await ready(new URL('/healthz', bench.url).href, proxy, 'molt proxy');
   for (const each of LOADS) await load(bench, upstream, each);
 } finally {
   proxy.kill('SIGTERM');
-  if (proxy.exitCode === null) await once(proxy, 'exit');
+  await ended;
   upstream.kill();
   await bench.stop();
 }
