@@ -160,6 +160,11 @@ impl Command {
         matches!(self, Self::Dev { .. } | Self::Proxy | Self::Serve { all: true } | Self::Doctor)
     }
 
+    /// What people's model calls go through.
+    const fn calls_models(&self) -> bool {
+        matches!(self, Self::Proxy | Self::Serve { all: true })
+    }
+
     /// Only what runs the fleet reads a host's token, and `doctor`, which asks the host.
     const fn keeps_cells(&self) -> bool {
         matches!(self, Self::Dev { .. } | Self::Fleet | Self::Serve { all: true } | Self::Doctor)
@@ -171,6 +176,10 @@ fn main() -> ExitCode {
     // its first memory before this line, so it is built not to ask for them itself. Without this only memory is lost.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let cli = Cli::parse();
+    if cli.command.calls_models() {
+        // Without it the first call after a pause takes a little longer.
+        let _ = molt::code::gather();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(run(cli)),
