@@ -130,8 +130,9 @@ impl<S: Scene> Theatre<S> {
     /// One that came to a place that was there.
     async fn bot_in_a_spare(&self) -> BotId {
         let fleet = self.next_fleet().0;
-        self.stage.work(&fleet, &self.all_spares_are_made()).await;
+        // It looks at all of them before anything else.
         self.stage.settle(&fleet).await;
+        self.stage.work(&fleet, &self.all_spares_are_made()).await;
         let bot = self.stage.requested_bot().await;
         assert!(self.scene.volume(&bot).await.is_some(), "its place is there");
         bot

@@ -18,8 +18,9 @@ async fn theatre(keep_spare: u32) -> Theatre<Fly> {
 }
 
 async fn fill(theatre: &Theatre<Fly>, fleet: &Fleet) {
-    theatre.stage.work(fleet, &theatre.all_spares_are_made()).await;
+    // One that begins looks at all of them first.
     theatre.stage.settle(fleet).await;
+    theatre.stage.work(fleet, &theatre.all_spares_are_made()).await;
 }
 
 async fn spares(stage: &Stage) -> Vec<String> {

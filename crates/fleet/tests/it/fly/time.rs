@@ -74,8 +74,8 @@ async fn where_a_spare_place_waits_a_plan_may_come_with_the_bot_or_before_it() {
     join_all([false, true].map(async |pays| {
         let theatre = Theatre { keep_spare: 1, ..timed_theatre(TimeDelta::hours(1)).await };
         let (stage, fleet) = (&theatre.stage, theatre.next_fleet().0);
-        stage.work(&fleet, &theatre.all_spares_are_made()).await;
         stage.settle(&fleet).await;
+        stage.work(&fleet, &theatre.all_spares_are_made()).await;
         if pays {
             stage.pays().await;
         }

@@ -124,11 +124,19 @@ async fn any_call_may_be_refused_or_lose_its_answer() {
 /// The judge itself: each thing that must never be is seen when it is.
 #[tokio::test]
 async fn what_must_never_be_is_noticed() {
-    let theatre = theatre().await;
+    let mut theatre = theatre().await;
     let bot = theatre.running_bot().await;
     let volume = theatre.scene.volume(&bot).await;
     assert!(volume.is_some());
     assert_eq!(theatre.faults(&bot, volume.clone()).await, None);
+    let stray = format!("insert into molt.spares (id) values ('{}')", BotId::random());
+    theatre.stage.database.execute(&stray).await;
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().contains("more places"));
+    theatre.keep_spare = 1;
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().starts_with("rows: "), "a row without its place");
+    theatre.stage.database.execute(&format!("update molt.spares set id = '{bot}'")).await;
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().starts_with("rows: "), "one place for two");
+    theatre.stage.database.execute("delete from molt.spares").await;
     let host = SimulatedHost(theatre.scene.host.clone());
     let spoil = async |sql: &str| theatre.stage.database.execute(sql).await;
     spoil("update molt.ghost_keys set revoked_at = now()").await;
