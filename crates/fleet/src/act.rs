@@ -213,10 +213,12 @@ impl Work<'_> {
             config: configuration(&self.bot.settings, self.bot.vertical, &self.shared.config.catalog.current()),
             revision: self.bot.revision,
             runtime_command: command.clone(),
+            claim: self.bot.claim,
         };
         match self.shared.host.ensure(&spec).await {
             Ok(Ensured::Started) => {
                 seen.observed = Observed::Booting(Boot::Waking);
+                seen.cell.proved = self.bot.claim.is_some();
                 if seen.last_error.as_deref() == Some(NO_ROOM) {
                     (seen.reason, seen.last_error) = (None, None);
                 }

@@ -6,6 +6,7 @@
 mod ahead;
 mod api;
 mod app;
+mod claim;
 mod connect;
 mod life;
 mod machine;
@@ -31,7 +32,7 @@ use self::machine::Purpose;
 use self::pace::Action;
 use self::seen::Seen;
 use self::wire::{Apps, Machine, Organisation, Stand};
-use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report};
+use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report, Used};
 pub use settings::{FlySettings, WATCH_PERIOD};
 
 /// How often a step is tried whose answer was lost, before the loop comes again later.
@@ -75,7 +76,7 @@ impl FlyHost {
         })
     }
 
-    /// Whether Fly answers and takes the token, for `molt doctor`. How many of this installation's bots it holds.
+    /// Whether Fly answers and takes the token, for `molt doctor`. How many of this installation's bots have a place there, spare ones among them.
     pub async fn check(&self) -> Result<usize, HostError> {
         Ok(self.all_bots().await?.len())
     }
@@ -95,7 +96,9 @@ impl FlyHost {
 
     async fn make(&self, spec: &CellSpec) -> Result<Ensured, HostError> {
         let place = self.place(&spec.bot);
-        let (fresh, machine) = found(&place).await?;
+        let (found, names) = tokio::join!(found(&place), place.names_for(spec.claim));
+        let (fresh, machine) = found?;
+        place.check_claim(spec.claim, machine.as_ref(), &names?)?;
         let (ensured, cell) = match machine {
             Some(machine) if machine.stand() != Stand::Down => return Ok(Ensured::AlreadyThere),
             Some(machine) => match place.renew(&machine, spec).await {
@@ -363,6 +366,14 @@ impl Prepares for FlyHost {
                 }
             };
             tokio::time::timeout(DELETE_MAX, work).await.map_err(|_| Failure::Unknown("a place does not go"))?
+        })
+    }
+
+    fn used<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<Used, HostError>> {
+        Box::pin(async move {
+            let place = self.place(bot);
+            let (machine, names) = tokio::join!(place.machine(), place.secret_names());
+            Ok(claim::used(machine?.as_ref(), &names?))
         })
     }
 }

@@ -10,6 +10,7 @@ use molt_model::BotId;
 use rustix::io::Errno;
 use secrecy::SecretString;
 use serde_json::Value;
+use uuid::Uuid;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -31,6 +32,9 @@ pub struct CellSpec {
     pub revision: i64,
     /// The runtime's program and its arguments.
     pub runtime_command: Vec<String>,
+    /// There for a bot that came to a place which was made before it. The host keeps it with the place when it first starts a
+    /// cell there, and starts none where only others' are; to it that is one more name, it knows of no bot but by its id.
+    pub claim: Option<Uuid>,
 }
 
 impl fmt::Debug for CellSpec {
@@ -56,6 +60,22 @@ pub enum Ensured {
     Started,
     /// A cell lived already; the spec was not used.
     AlreadyThere,
+}
+
+/// What was ever started in a bot's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Used {
+    /// Nothing, so whatever is there holds nothing.
+    Never,
+    /// A cell, under these claims; a cell may have been started without one.
+    By(Vec<Uuid>),
+}
+
+impl Used {
+    #[must_use]
+    pub fn is_by(&self, claim: Uuid) -> bool {
+        matches!(self, Self::By(claims) if claims.contains(&claim))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -111,8 +131,9 @@ pub trait Host: Send + Sync + 'static {
     }
 }
 
-/// A host that makes a place before anybody wants the bot running: nothing runs in it, and no secret is in it. These calls may
-/// be repeated like all others.
+/// A host that makes a place before anybody wants the bot running, or before there is a bot: nothing runs in it, and no secret
+/// is in it. Of a place that was there before its bot, `ensure` starts nothing and touches nothing if a cell was started in it
+/// under other claims than the bot's (`CellSpec::claim`), or without one. These calls may be repeated like all others.
 pub trait Prepares: Send + Sync {
     /// Makes the bot's place, unless it is there. `ensure` finds it.
     fn prepare<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>>;
@@ -120,4 +141,7 @@ pub trait Prepares: Send + Sync {
     /// Takes away whatever of the place may hold something or costs something; `Ok` means that it is gone. A place in which a
     /// cell was ever started is left alone, and that is an error.
     fn withdraw<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>>;
+
+    /// Whether a cell was ever started in the bot's place, and under whose claims. Only looks.
+    fn used<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<Used, HostError>>;
 }

@@ -3,6 +3,7 @@
 //! Never: write what a person wants (intent, settings), or hold a transaction open over a call to a host or a cell.
 
 mod act;
+mod claim;
 mod configuration;
 mod docker;
 mod error;
@@ -19,6 +20,7 @@ mod refused;
 mod room;
 mod rounds;
 mod runtime;
+mod spares;
 mod start;
 mod sweep;
 mod words;
@@ -26,7 +28,7 @@ mod words;
 pub use docker::{DockerConfig, DockerHost, EngineFound, look_at_engine};
 pub use error::FleetError;
 pub use fly::{FlyHost, FlySettings, WATCH_PERIOD};
-pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report};
+pub use host::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report, Used};
 pub use pace::{Pace, Paced};
 pub use plan::{ATTEMPTS_MAX, CellFact, ENDS_MAX, Facts, RuntimeFact, Stage, Step, Why, plan};
 pub use process::{ProcessHost, SealFound, SealMode, Sealing, cell_users, look_at_seal};

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use chrono::TimeDelta;
 use molt_model::BotId;
 
-use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report};
+use crate::host::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report, Used};
 
 /// A look costs milliseconds; over a network some seconds.
 const INSPECT_MAX: Duration = Duration::from_secs(20);
@@ -80,6 +80,10 @@ impl Prepares for Patient {
 
     fn withdraw<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<(), HostError>> {
         Box::pin(within(STOP_MAX, "withdraw", async move { self.inner()?.withdraw(bot).await }))
+    }
+
+    fn used<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<Used, HostError>> {
+        Box::pin(within(INSPECT_MAX, "used", async move { self.inner()?.used(bot).await }))
     }
 }
 

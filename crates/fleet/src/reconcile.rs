@@ -22,6 +22,7 @@ use crate::listen::listen;
 use crate::patience::{Patient, Setbacks};
 use crate::rounds::Driven;
 use crate::runtime::RuntimeState;
+use crate::spares::Making;
 use crate::start;
 use crate::sweep::{self, Swept};
 
@@ -66,6 +67,8 @@ pub struct Config {
     pub uid_range: Option<RangeInclusive<u32>>,
     /// How long after a bot was made its place waits for a plan, where one is made ahead. Zero: none is made.
     pub keep_ahead: TimeDelta,
+    /// Places that are kept made for the next bots, where any is made ahead.
+    pub keep_spare: u32,
 }
 
 /// What one round did.
@@ -85,6 +88,7 @@ pub struct Counts {
 pub struct Fleet {
     shared: Arc<Shared>,
     workers: tokio::sync::Mutex<JoinSet<Driven>>,
+    making: tokio::sync::Mutex<Making>,
     asks: Arc<Asks>,
     listener: AbortHandle,
     /// Asks the running cells between rounds, which cost queries.
@@ -164,7 +168,8 @@ impl Fleet {
         let listener = tokio::spawn(listen(shared.clone())).abort_handle();
         let asks = Arc::<Asks>::default();
         let asker = tokio::spawn(ask_in_turn(shared.clone(), asks.clone())).abort_handle();
-        Self { shared, workers: tokio::sync::Mutex::default(), asks, listener, asker, timer: Mutex::default() }
+        let (workers, making) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        Self { shared, workers, making, asks, listener, asker, timer: Mutex::default() }
     }
 
     /// One round. The first one takes over what an earlier fleet left: its leases and its cells.
@@ -180,6 +185,7 @@ impl Fleet {
         shared.release_late().await?;
         shared.call_ailing().await?;
         shared.call_waiting().await?;
+        self.making.lock().await.keep_up(shared).await?;
         shared.erase_people().await?;
         let mut workers = self.workers.lock().await;
         // A round that waited here while everything was stopped would start the cells again.
@@ -261,6 +267,7 @@ impl Fleet {
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.running().clear();
         let work = async {
+            self.making.lock().await.end().await;
             let mut workers = self.workers.lock().await;
             let settle = async { while workers.join_next().await.is_some() {} };
             if tokio::time::timeout(SHUTDOWN_SETTLE, settle).await.is_err() {

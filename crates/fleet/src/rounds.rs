@@ -85,10 +85,10 @@ impl Shared {
         self.forget_health(&lease.bot);
         let mut seen = None;
         while driven.steps < STEPS_MAX && began.elapsed() < TURN {
-            let Some(bot) = self.load(lease).await? else { return Ok(None) };
+            let Some(mut bot) = self.load(lease).await? else { return Ok(None) };
             let sight = match seen.take() {
                 Some(sight) => sight,
-                None => self.look(&bot).await?,
+                None => self.look(&mut bot).await?,
             };
             let facts = self.facts(&bot, &sight);
             let Some(step) = plan(&facts) else { return Ok(self.rest(&bot, sight, &facts)) };
@@ -113,20 +113,30 @@ impl Shared {
         Ok(bot)
     }
 
-    async fn look(self: &Arc<Self>, bot: &FleetBot) -> Result<Sight, FleetError> {
-        let cell = match self.host.inspect(&bot.id).await? {
-            Report::Absent => CellSight::Absent,
-            Report::Present { address } => {
-                self.guard(&bot.id);
-                self.ask_cell(bot, address).await
-            }
-        };
+    async fn look(self: &Arc<Self>, bot: &mut FleetBot) -> Result<Sight, FleetError> {
+        let cell = self.look_at_cell(bot).await?;
         let runtime = self.runtime.borrow().clone();
         let made_of = match &runtime {
             RuntimeState::Ready { command } => Some(self.made_of(command)),
             RuntimeState::Installing { .. } | RuntimeState::Failed { .. } => None,
         };
         Ok(Sight { now: self.clock.now(), cell, runtime, made_of })
+    }
+
+    /// What another bot runs is no cell of this one's.
+    async fn look_at_cell(self: &Arc<Self>, bot: &mut FleetBot) -> Result<CellSight, FleetError> {
+        if !self.owns_cell(bot).await? {
+            return Ok(CellSight::Absent);
+        }
+        // Whatever is written next says so, and nobody asks again.
+        bot.seen.cell.proved = bot.claim.is_some();
+        Ok(match self.host.inspect(&bot.id).await? {
+            Report::Absent => CellSight::Absent,
+            Report::Present { address } => {
+                self.guard(&bot.id);
+                self.ask_cell(bot, address).await
+            }
+        })
     }
 
     async fn ask_cell(&self, bot: &FleetBot, address: CellAddress) -> CellSight {

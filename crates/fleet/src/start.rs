@@ -15,6 +15,7 @@ const OWNER_FILE: &str = "bots/.installation";
 pub(crate) async fn take_over(shared: &Shared) -> Result<(), FleetError> {
     let mut system = shared.store.system().await?;
     let bots = system.all_bots_are_due(shared.clock.now()).await?;
+    shared.take_over_spares(&mut system).await?;
     let installation = system.installation().await?;
     system.commit().await?;
     tracing::info!(bots, "the fleet looks at every bot");

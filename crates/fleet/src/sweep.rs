@@ -41,8 +41,10 @@ pub(crate) async fn sweep(shared: &Shared) -> Result<Swept, FleetError> {
     swept.made_due += system.forgotten_bots_are_due(shared.clock.now(), DUE_MAX).await?;
     system.commit().await?;
     // Asked before the rows are: a row is there before its cell, so what has none now never will.
+    let asked = shared.clock.now();
     let held = shared.host.list().await?;
     let mut system = shared.store.system().await?;
+    shared.miss_spares(&mut system, &held, asked).await?;
     swept.made_due += system.bots_without_cell_are_due(&held, shared.clock.now(), DUE_MAX).await?;
     let known = system.bots_with_row(&held).await?;
     system.commit().await?;

@@ -416,7 +416,7 @@ mod tests {
             jail.create_file(
                 "molt.toml",
                 "listen = \"here\"\nbots_per_user = \"many\"\nmonthly_cap_usd = \"a lot\"\ncolour = \"red\"\n\
-                 default_model = \"practice/unknown\"\n[fleet]\nkeep_ahead_minutes = 90000\n[egress]\nallow = [\"*.org\"]\n[egress.private]\n\"nas.lan\" = \"169.254.169.254:80\"\n\
+                 default_model = \"practice/unknown\"\n[fleet]\nkeep_ahead_minutes = 90000\nkeep_spare = 101\n[egress]\nallow = [\"*.org\"]\n[egress.private]\n\"nas.lan\" = \"169.254.169.254:80\"\n\
                  [providers.mine]\nkind = \"openai\"\n",
             )?;
             let message = read(&[("MOLT_SEAL_KEY", "short")]).unwrap_err().to_string();
@@ -429,6 +429,7 @@ mod tests {
                 "mine",
                 "seal key",
                 "fleet.keep_ahead_minutes: 10080 (a week) at most",
+                "fleet.keep_spare: 100 at most",
                 "egress.allow: \"*.org\" takes in too much",
                 "egress.private: \"169.254.169.254:80\"",
             ] {
@@ -465,6 +466,7 @@ mod tests {
                 config.fleet.keep_ahead() > molt_api::CHECKOUT_LIFE,
                 "whoever accepts a plan finds the place there"
             );
+            assert_eq!(config.fleet.keep_spare, 4);
             assert!(!format!("{config:?}").contains("hunter2"));
             Ok(())
         });

@@ -64,6 +64,7 @@ pub struct Parts {
     docker: Option<DockerConfig>,
     fly: Option<FlySettings>,
     keep_ahead: TimeDelta,
+    keep_spare: u32,
 }
 
 /// The settings of Fly for this very database, after which everything there is named.
@@ -82,7 +83,7 @@ async fn installation(store: &Store) -> anyhow::Result<Uuid> {
 impl Parts {
     /// Claims the data folder for this kind of host, and begins to fetch or make what the bots need.
     pub async fn prepare(config: &Config, data: &DataDir, store: &Store) -> anyhow::Result<(Self, AbortHandle)> {
-        let (kind, keep_ahead) = (config.fleet.host, config.fleet.keep_ahead());
+        let (kind, keep_ahead, keep_spare) = (config.fleet.host, config.fleet.keep_ahead(), config.fleet.keep_spare);
         claim_kind(data.root(), kind)?;
         let fly = fly_of(config, store).await?;
         if let Some(fly) = &fly {
@@ -90,7 +91,8 @@ impl Parts {
             let (sender, runtime) = watch::channel(RuntimeState::Ready { command: config.runtime.command.clone() });
             let task = tokio::spawn(async move { sender.closed().await }).abort_handle();
             let (data_dir, cell) = (data.root().to_owned(), PathBuf::from(&fly.image));
-            return Ok((Self { data_dir, cell, runtime, docker: None, fly: Some(fly.clone()), keep_ahead }, task));
+            let (docker, fly) = (None, Some(fly.clone()));
+            return Ok((Self { data_dir, cell, runtime, docker, fly, keep_ahead, keep_spare }, task));
         }
         let program = install::cell_binary(&config.runtime.cell, &data.programs())?;
         let docker = match kind {
@@ -100,7 +102,7 @@ impl Parts {
         let image_gone = docker.as_ref().and_then(|docker| docker.image_gone.clone());
         let (runtime, task) = prepare_runtime(config, data, &program, image_gone)?;
         let cell = docker.as_ref().map_or(program, |docker| PathBuf::from(&docker.image));
-        Ok((Self { data_dir: data.root().to_owned(), cell, runtime, docker, fly, keep_ahead }, task))
+        Ok((Self { data_dir: data.root().to_owned(), cell, runtime, docker, fly, keep_ahead, keep_spare }, task))
     }
 
     /// Whether the cells end with this program. Those elsewhere go on, and the next start finds them.
@@ -119,6 +121,7 @@ impl Parts {
             catalog,
             uid_range: if sealed || self.fly.is_some() { None } else { cell_users() },
             keep_ahead: self.keep_ahead,
+            keep_spare: self.keep_spare,
         };
         let host: Arc<dyn Host> = match (self.docker, self.fly) {
             (_, Some(fly)) => Arc::new(FlyHost::new(fly).context("cells can't run at Fly")?),
@@ -162,6 +165,7 @@ pub fn existing(config: &Config, root: &Path) -> anyhow::Result<Option<Box<dyn H
                 catalog: config.own_catalog()?.into(),
                 uid_range: None,
                 keep_ahead: TimeDelta::zero(),
+                keep_spare: 0,
             };
             Box::new(ProcessHost::new(&settings, &Sealing::off())?)
         }

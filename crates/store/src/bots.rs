@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use molt_model::bot::{StepView, Suspension};
 use molt_model::{BotId, Caution, Event, EventKind, Intent, Nanos, Observed, Settings, Time, Vertical};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::conversations::lock_own_bot;
 use crate::suspend::SuspensionRow;
@@ -39,6 +40,7 @@ pub struct Bot {
 /// A bot about to be made.
 #[derive(Clone, Debug)]
 pub struct NewBot {
+    /// Its id, unless a spare place waits for a bot: then it gets that one's.
     pub id: BotId,
     pub vertical: Vertical,
     pub settings: Settings,
@@ -114,7 +116,7 @@ struct StepRow {
 
 impl TenantTx {
     /// Makes a bot, wanted running if a plan is in force and waiting for one otherwise, unless the person has `count_max`
-    /// already. Safe to repeat with the same `request`. Their row is locked until the transaction ends, so that two
+    /// already. Where a spare place waits, the bot gets that place with its id: the answer says which id it has. Safe to repeat with the same `request`. Their row is locked until the transaction ends, so that two
     /// requests can't pass the limit together, nor a plan slip by.
     pub async fn insert_bot(
         &mut self,
@@ -134,27 +136,33 @@ impl TenantTx {
         }
         let in_force = self.billing().await?.is_some_and(|billing| billing.in_force());
         let intent = if in_force { Intent::Running } else { Intent::AwaitingPlan };
+        let spare = self.take_spare().await?;
+        // Its place is there already: the fleet looks once, to know until when it waits for a plan.
+        let is_due = in_force || spare.is_some();
+        let claim = spare.as_ref().map(|_| Uuid::new_v4());
+        let id = spare.as_ref().unwrap_or(&bot.id);
         let sql = "insert into molt.bots (id, user_id, bot_name, vertical, settings, intent, phase, due_at, created_at, updated_at,
-                     wanted_at, request_key, request_hash)
-                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $9, $10, $11)";
+                     wanted_at, request_key, request_hash, claim)
+                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $9, $10, $11, $12)";
         sqlx::query(sql)
-            .bind(bot.id.as_str())
+            .bind(id.as_str())
             .bind(self.user.0)
             .bind(&bot.settings.bot_name)
             .bind(bot.vertical.as_str())
             .bind(json_of(&bot.settings)?)
             .bind(intent.as_str())
             .bind(if in_force { "queued" } else { "awaiting_plan" })
-            .bind(in_force.then_some(now))
+            .bind(is_due.then_some(now))
             .bind(now)
             .bind(request.map(|request| &request.key))
             .bind(request.map(|request| &request.hash))
+            .bind(claim)
             .execute(&mut *self.tx)
             .await?;
         let body = json!({ "bot_name": bot.settings.bot_name, "intent": intent });
-        self.announce(&bot.id, EventKind::BotCreated, body, now).await?;
+        self.announce(id, EventKind::BotCreated, body, now).await?;
         self.notify(&Channel::Fleet).await?;
-        Ok(Made::New(bot.id.clone()))
+        Ok(Made::New(id.clone()))
     }
 
     async fn made_by(&mut self, request: Option<&RequestKey>) -> Result<Option<Made>> {

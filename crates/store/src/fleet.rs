@@ -50,6 +50,9 @@ pub struct CellNote {
     /// When the cell or its runtime ended by itself lately, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ends: Vec<Time>,
+    /// A cell was started under the bot's claim: the place that it came to is its own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub proved: bool,
     /// Of which process of the cell so many starts of the runtime are in `ends` already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noted: Option<Restarts>,
@@ -123,6 +126,8 @@ pub struct FleetBot {
     pub wanted_at: Time,
     /// None as soon as the bot was to run.
     pub ahead: Option<Ahead>,
+    /// There if its place was there before it: what its host is told at each start.
+    pub claim: Option<Uuid>,
 }
 
 /// What the gateway token of a bot is sealed for.
@@ -322,11 +327,12 @@ impl SystemTx {
         Ok(sqlx::query_scalar(sql).fetch_one(&mut *self.tx).await?)
     }
 
-    /// Which of these bots have a row.
+    /// Which of these bots have a row, those whose place waits for them with the others: one statement, since a bot that takes
+    /// one has the id in two tables one after the other.
     pub async fn bots_with_row(&mut self, bots: &[BotId]) -> Result<Vec<BotId>> {
         let ids: Vec<&str> = bots.iter().map(BotId::as_str).collect();
-        let rows =
-            sqlx::query("select id from molt.bots where id = any($1)").bind(ids).fetch_all(&mut *self.tx).await?;
+        let sql = "select id from molt.bots where id = any($1) union all select id from molt.spares where id = any($1)";
+        let rows = sqlx::query(sql).bind(ids).fetch_all(&mut *self.tx).await?;
         rows.iter().map(|row| bot_id(row, "id")).collect()
     }
 
@@ -442,6 +448,7 @@ fn fleet_bot(row: &PgRow) -> Result<FleetBot> {
         step,
         wanted_at: row.try_get("wanted_at")?,
         ahead: row.try_get::<Option<String>, _>("ahead")?.map(|text| text.parse()).transpose().map_err(unexpected)?,
+        claim: row.try_get("claim")?,
     })
 }
 

@@ -21,6 +21,7 @@ pub mod prices;
 pub mod repair;
 mod seal;
 pub mod sessions;
+pub mod spares;
 pub mod stuck;
 pub mod suspend;
 pub mod sweep;

@@ -93,7 +93,7 @@ impl Work<'_> {
     }
 
     pub(super) async fn retry(&self, rung: Rung, why: Why, told: Option<String>) -> Result<Next, FleetError> {
-        self.shared.host.stop(&self.bot.id, false).await?;
+        self.shared.end_cell(&self.bot).await?;
         let attempts = failures(&self.bot.seen, self.now) + 1;
         let reason = words::trying_again(why, &self.bot.settings.bot_name);
         let seen = self.failed(Observed::Degraded(rung), reason, why, told);
@@ -110,7 +110,7 @@ impl Work<'_> {
     }
 
     pub(super) async fn give_up(&self, why: Why, told: Option<String>) -> Result<Next, FleetError> {
-        self.shared.host.stop(&self.bot.id, false).await?;
+        self.shared.end_cell(&self.bot).await?;
         let reason = words::given_up(why, &self.bot.settings.bot_name, told.as_deref());
         let rung = if why == Why::NoRuntime { Rung::NoRuntime } else { Rung::GivenUp };
         let seen = self.failed(Observed::Degraded(rung), reason, why, told);
@@ -184,7 +184,7 @@ impl Work<'_> {
 
     /// Nothing comes up with the newest settings: the cell goes, its state stays, the settings before come back.
     pub(super) async fn undo_settings(&self, why: Why, told: Option<String>) -> Result<Next, FleetError> {
-        self.shared.host.stop(&self.bot.id, false).await?;
+        self.shared.end_cell(&self.bot).await?;
         let reason = words::trying_again(why, &self.bot.settings.bot_name);
         let seen = self.failed(Observed::Degraded(Rung::RestartCell), reason, why, told);
         let error = seen.last_error.clone().unwrap_or_default();

@@ -18,7 +18,7 @@ impl Work<'_> {
             self.turn_to(&mut system, Stage::Stopping).await?;
             system.commit().await?;
         }
-        self.shared.host.stop(&self.bot.id, false).await?;
+        self.shared.end_cell(&self.bot).await?;
         let reason = self.bot.intent_reason.clone().filter(|_| self.bot.intent == Intent::Stopped);
         let observed = if reason.is_some() { Observed::Suspended } else { Observed::Stopped };
         let rests = Seen { reason, ..self.resting(observed) };
@@ -45,7 +45,7 @@ impl Work<'_> {
             _ => Left::Cell,
         };
         if left == Left::Cell {
-            self.shared.host.stop(&self.bot.id, false).await?;
+            self.shared.end_cell(&self.bot).await?;
             if !self.goes_on_with(Left::Volume).await? {
                 return Ok(Next::Gone);
             }

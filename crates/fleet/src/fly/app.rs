@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::api::{Api, Call, Failure, Kind};
-use super::machine::{self, CONFIG, EGRESS_KEY, GATEWAY_TOKEN, GHOST_KEY, PORT, USED_PREFIX, used_mark};
+use super::machine::{self, CONFIG, EGRESS_KEY, GATEWAY_TOKEN, GHOST_KEY, PORT, USED_PREFIX, claim_mark, used_mark};
 use super::pace::Action;
 use super::settings::FlySettings;
 use super::wire::{Address, Addresses, App, Secrets, SecretsSet, Volume};
@@ -117,15 +117,18 @@ impl<'a> Place<'a> {
         Err(Failure::Unknown("it gives the app no address").into())
     }
 
-    /// Gives the app the secrets of a cell, and notes that the volume is used from now on. Their version.
+    /// Gives the app the secrets of a cell, and notes that the volume is used from now on, and under which claim. Their version.
     pub(super) async fn set_secrets(&self, spec: &CellSpec, volume: &str) -> Result<Option<i64>, HostError> {
-        let values = json!({
+        let mut values = json!({
             GATEWAY_TOKEN: spec.gateway_token.expose_secret(),
             GHOST_KEY: spec.ghost_key.expose_secret(),
             EGRESS_KEY: spec.egress_key.expose_secret(),
             CONFIG: spec.config.to_string(),
             used_mark(volume): "1",
         });
+        if let Some(claim) = spec.claim {
+            values[claim_mark(claim)] = json!("1");
+        }
         self.change_secrets(values).await
     }
 
@@ -151,9 +154,12 @@ impl<'a> Place<'a> {
     }
 
     pub(super) async fn used_marks(&self) -> Result<Vec<String>, HostError> {
+        Ok(self.secret_names().await?.into_iter().filter(|name| name.starts_with(USED_PREFIX)).collect())
+    }
+
+    pub(super) async fn secret_names(&self) -> Result<Vec<String>, HostError> {
         let secrets = self.api.read::<Secrets>(Action::ReadSecrets, &self.app, &self.path("/secrets")).await?;
-        let names = secrets.map(|secrets| secrets.secrets).unwrap_or_default().into_iter().map(|secret| secret.name);
-        Ok(names.filter(|name| name.starts_with(USED_PREFIX)).collect())
+        Ok(secrets.map(|secrets| secrets.secrets).unwrap_or_default().into_iter().map(|secret| secret.name).collect())
     }
 
     pub(super) async fn volumes(&self) -> Result<Vec<Volume>, HostError> {

@@ -3,6 +3,7 @@
 
 use molt_model::BotId;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::settings::FlySettings;
 use crate::host::CellSpec;
@@ -128,3 +129,15 @@ pub(super) fn used_mark(volume: &str) -> String {
 
 /// What the names of all such secrets begin with.
 pub(super) const USED_PREFIX: &str = "MOLT_USED_";
+
+/// The name of the secret that says: under this claim a machine was started here. Set with the one above in one call.
+pub(super) fn claim_mark(claim: Uuid) -> String {
+    format!("{CLAIM_PREFIX}{:X}", claim.simple())
+}
+
+/// The claim that such a name says.
+pub(super) fn claim_of(name: &str) -> Option<Uuid> {
+    name.strip_prefix(CLAIM_PREFIX)?.parse().ok()
+}
+
+const CLAIM_PREFIX: &str = "MOLT_CLAIM_";

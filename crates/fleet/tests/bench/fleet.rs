@@ -191,6 +191,7 @@ fn start_fleet(folder: &Path, database: &TestDatabase, host: &Arc<Simulated>) ->
         catalog: CatalogInForce::from(catalog()),
         uid_range: None,
         keep_ahead: chrono::TimeDelta::zero(),
+        keep_spare: 0,
     };
     let (sender, runtime) = watch::channel(RuntimeState::Ready { command: vec!["/bin/false".into()] });
     // Its last word stands.

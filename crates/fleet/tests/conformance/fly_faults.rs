@@ -50,6 +50,7 @@ pub(crate) fn spec(bot: &BotId, revision: i64) -> CellSpec {
         config: json!({ "note": SECRETS[2] }),
         revision,
         runtime_command: Vec::new(),
+        claim: None,
     }
 }
 

@@ -8,6 +8,7 @@ mod docker_lacks;
 mod engine;
 mod fly;
 mod fly_ahead;
+mod fly_claims;
 mod fly_contract;
 mod fly_faults;
 #[path = "../fly_simulator/mod.rs"]

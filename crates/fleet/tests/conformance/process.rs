@@ -46,6 +46,7 @@ impl HostUnderTest for Processes {
             catalog: crate::suite::catalog(),
             uid_range: cell_users(),
             keep_ahead: chrono::TimeDelta::zero(),
+            keep_spare: 0,
         };
         Ok(Self { folder, config, mounted: AtomicBool::new(false) })
     }

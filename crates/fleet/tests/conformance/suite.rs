@@ -300,6 +300,7 @@ pub(crate) fn cell_spec(bot: &BotId, revision: i64, proxy_url: &str, runtime_com
         config: json!({ "gateway": { "mode": "local" }, "molt": { "workspace_files": { "NOTE.md": note } } }),
         revision,
         runtime_command,
+        claim: None,
     }
 }
 

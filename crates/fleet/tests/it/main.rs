@@ -28,6 +28,7 @@ mod sealed;
 mod simulated;
 #[path = "../conformance/small_engine.rs"]
 mod small_engine;
+mod spares;
 mod stage;
 mod suspended;
 mod sweep;

@@ -64,16 +64,19 @@ pub(crate) struct Given {
 pub(crate) struct Theatre<S> {
     pub(crate) stage: Stage,
     pub(crate) scene: S,
+    /// Places that its fleets keep for the next bots.
+    pub(crate) keep_spare: u32,
 }
 
 impl<S: Scene> Theatre<S> {
     pub(crate) async fn new(scene: S) -> Self {
-        Self { stage: Stage::new().await, scene }
+        Self { stage: Stage::new().await, scene, keep_spare: 0 }
     }
 
     fn fleet(&self, store: Store) -> (Fleet, S::Way) {
         let clock: Arc<dyn Clock> = Arc::new(self.stage.clock.clone());
         let (host, config, way) = self.scene.open(&self.stage);
+        let config = Config { keep_spare: self.keep_spare, ..config };
         (Fleet::new(config, store, clock, host, self.stage.runtime.subscribe()), way)
     }
 
@@ -120,6 +123,30 @@ impl<S: Scene> Theatre<S> {
         bot
     }
 
+    pub(crate) fn all_spares_are_made(&self) -> String {
+        format!("select count(*) = {0} and count(made_at) = {0} from molt.spares", self.keep_spare)
+    }
+
+    /// One that came to a place that was there.
+    async fn bot_in_a_spare(&self) -> BotId {
+        let fleet = self.next_fleet().0;
+        // It looks at all of them before anything else.
+        self.stage.settle(&fleet).await;
+        self.stage.work(&fleet, &self.all_spares_are_made()).await;
+        let bot = self.stage.requested_bot().await;
+        assert!(self.scene.volume(&bot).await.is_some(), "its place is there");
+        bot
+    }
+
+    /// Nothing is kept for anybody. A bot that there isn't.
+    async fn nobody(&self) -> BotId {
+        self.stage.database.execute("delete from molt.spares").await;
+        self.next_fleet().0.sweep_once().await.unwrap();
+        let left = self.scene.holds().await;
+        assert!(left.volumes.is_empty() && left.empty.is_empty() && left.rest.is_empty());
+        BotId::random()
+    }
+
     pub(crate) async fn running_bot(&self) -> BotId {
         let bot = self.stage.bot(Intent::Running).await;
         self.stage.until(&self.next_fleet().0, &bot, Observed::Running).await;
@@ -135,12 +162,19 @@ impl<S: Scene> Theatre<S> {
     /// What must hold whenever all is quiet; a sentence about what doesn't.
     pub(crate) async fn faults(&self, bot: &BotId, volume: Option<String>) -> Option<String> {
         let rows = async |so: &str| {
-            let sql = format!("select string_agg(id, ' ' order by id) from molt.bots where {so}");
+            let sql = format!("select string_agg(id, ' ' order by id) from ({so}) ids");
             self.stage.database.text(&sql).await.unwrap_or_default()
         };
-        let run = rows("intent = 'running'").await;
-        let kept = rows("intent in ('running', 'stopped') or ahead in ('making', 'made')").await;
-        let lapsed = rows("ahead = 'lapsed'").await;
+        let run = rows("select id from molt.bots where intent = 'running'").await;
+        let kept = rows(
+            "select id from molt.bots where intent in ('running', 'stopped') or ahead in ('making', 'made')
+                         union all select id from molt.spares",
+        )
+        .await;
+        if self.stage.database.count("select count(*) from molt.spares").await > self.keep_spare.into() {
+            return Some("more places are kept than are wanted".to_owned());
+        }
+        let lapsed = rows("select id from molt.bots where ahead = 'lapsed'").await;
         let Held { cells, volumes, empty, mut rest } = self.scene.holds().await;
         rest.extend(
             empty.iter().filter(|bot| !lapsed.contains(bot.as_str())).map(|bot| format!("{bot}, with nothing in it")),
@@ -186,6 +220,10 @@ fn is_tried(point: u32, every: u32) -> bool {
 enum Cast {
     /// Just made: nothing is there.
     New,
+    /// None: what is asked for is asked by nobody.
+    Nobody,
+    /// Just made, in a place that was there before it.
+    InASpare,
     /// It waits for a plan, and its place was made ahead.
     Prepared,
     Running,
@@ -278,6 +316,26 @@ pub(crate) const AHEAD_AGAIN: Story = Story {
 pub(crate) const PREPARED_REMOVAL: Story =
     Story { name: "a removal of one that never ran", cast: Cast::Prepared, ..REMOVAL };
 
+/// As many as are wanted, and none of them again.
+pub(crate) const SPARE: Story = Story {
+    name: "a spare place",
+    cast: Cast::Nobody,
+    change: "intent = 'running'",
+    done: "select count(*) = 2 and count(made_at) = 2 from molt.spares",
+    removes: true,
+    first: None,
+};
+/// And another one is made in its stead.
+pub(crate) const SPARE_TAKEN: Story = Story {
+    name: "a bot in a spare place",
+    cast: Cast::InASpare,
+    change: "intent = 'running'",
+    done: "select observed = 'running' and (select count(*) = 2 and count(made_at) = 2 from molt.spares)
+             from molt.bots where id = '$'",
+    removes: false,
+    first: None,
+};
+
 const SUSPEND: &str = "intent = 'stopped', intent_reason = 'Because.', intent_before = 'running'";
 const RESUME: &str = "intent = 'running', intent_reason = null, intent_before = null, attempts = 0";
 pub(crate) const SUSPENSION: Story = Story {
@@ -296,6 +354,13 @@ pub(crate) const RESUMPTION: Story = Story {
     removes: false,
     first: Some((SUSPEND, Observed::Suspended)),
 };
+
+impl Story {
+    /// Places that are kept while it is told.
+    pub(crate) const fn spares(&self) -> u32 {
+        if matches!(self.cast, Cast::Nobody | Cast::InASpare) { 2 } else { 0 }
+    }
+}
 
 /// How far a story's points are tried: in several theatres side by side, since most of a story is waiting.
 struct Walk<'a> {
@@ -358,6 +423,8 @@ impl Walk<'_> {
         let bot = match (kept, story.cast) {
             (Some(bot), _) => bot,
             (None, Cast::New) => theatre.stage.bot(Intent::AwaitingPlan).await,
+            (None, Cast::Nobody) => theatre.nobody().await,
+            (None, Cast::InASpare) => theatre.bot_in_a_spare().await,
             (None, Cast::Prepared) => theatre.prepared_bot().await,
             (None, Cast::Running) => theatre.running_bot().await,
         };
@@ -373,7 +440,7 @@ impl Walk<'_> {
         let begins = story.cast != Cast::Running;
         if begins {
             let mails = format!("select count(*) from molt.outbox where data ->> 'bot_id' = '{bot}'");
-            let told = i64::from(story.done == PROVISION.done);
+            let told = i64::from(story.done == PROVISION.done || story.cast == Cast::InASpare);
             assert_eq!(theatre.stage.database.count(&mails).await, told, "told once: {blow:?} at point {point}");
         }
         if reached && begins {

@@ -359,6 +359,7 @@ async fn another_program_that_starts_a_cell() {
         catalog: crate::simulated::catalog().into(),
         uid_range: cell_users(),
         keep_ahead: chrono::TimeDelta::zero(),
+        keep_spare: 0,
     };
     let host = ProcessHost::new(&config, &Sealing::off()).unwrap();
     // Again and again, as the reconciler does: an inspection by somebody else can look like a claim for a moment.
@@ -380,6 +381,7 @@ pub(crate) fn spec(config: &Config, bot: BotId) -> CellSpec {
         config: serde_json::json!({}),
         revision: 1,
         runtime_command: vec![runtime.to_str().unwrap().to_owned(), "gateway".to_owned()],
+        claim: None,
     }
 }
 

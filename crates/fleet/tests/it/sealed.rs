@@ -146,6 +146,7 @@ fn config(folder: &Path) -> Config {
         catalog: crate::simulated::catalog().into(),
         uid_range: cell_users(),
         keep_ahead: chrono::TimeDelta::zero(),
+        keep_spare: 0,
     }
 }
 

@@ -9,6 +9,7 @@ use chrono::TimeDelta;
 use molt_fleet::{Config, Fleet, Host, RuntimeState};
 use molt_model::clock::MovedClock;
 use molt_model::{BotId, CatalogInForce, Clock, Intent, Observed, Personality, Settings, UserId};
+use molt_store::bots::{Made, NewBot};
 use molt_store::testing::TestDatabase;
 use tokio::sync::watch;
 
@@ -51,6 +52,7 @@ impl Stage {
             catalog: self.catalog.clone(),
             uid_range: None,
             keep_ahead: TimeDelta::hours(1),
+            keep_spare: 0,
         }
     }
 
@@ -80,6 +82,23 @@ impl Stage {
             ))
             .await;
         bot
+    }
+
+    /// What a request makes, with the id that it gets: the bot runs if a plan is in force, and waits for one otherwise.
+    pub(crate) async fn requested_bot(&self) -> BotId {
+        let settings = Settings::new("Pip".into(), Personality::Friendly, "UTC".into(), &self.catalog.current());
+        let new = NewBot { id: BotId::random(), vertical: "developer".parse().unwrap(), settings };
+        let mut tx = self.database.store.tenant(self.user).await.unwrap();
+        let made = tx.insert_bot(&new, None, i64::MAX, self.clock.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        let Made::New(bot) = made else { panic!("{made:?}") };
+        bot
+    }
+
+    /// A plan is in force from now on.
+    pub(crate) async fn pays(&self) {
+        let sql = "insert into molt.billing (user_id, provider, subscription_status)";
+        self.database.execute(&format!("{sql} values ('{}', 'local', 'active')", self.user)).await;
     }
 
     /// Writes to a bot's row as a request does, with the wake-up.

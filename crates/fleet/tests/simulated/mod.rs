@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use molt_bot::{Applied, CellAddress, canonical_hash};
-use molt_fleet::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report};
+use molt_fleet::{BoxFuture, CellSpec, Ensured, Host, HostError, Prepares, Report, Used};
 use molt_model::{BotId, Catalog, ModelFacts, Price, PriceVersion};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 pub(crate) use cells::serve_cells;
 pub(crate) use fuse::{Blow, Fuse};
@@ -73,6 +74,8 @@ pub(crate) struct Simulated {
     volumes: Mutex<HashMap<BotId, Volume>>,
     /// Volumes that a machine was ever started on.
     used: Mutex<HashSet<Volume>>,
+    /// Under which claims.
+    claims: Mutex<HashMap<Volume, Vec<Uuid>>>,
     numbers: AtomicU64,
     counted: Mutex<Counted>,
     /// Times of the calls of the last second.
@@ -84,7 +87,7 @@ struct Machine {
     ghost_key: SecretString,
     token: String,
     started: Instant,
-    boot_id: uuid::Uuid,
+    boot_id: Uuid,
     applied: Applied,
     hangs: bool,
     gone: Arc<Notify>,
@@ -109,6 +112,7 @@ impl Simulated {
             by_token: Mutex::default(),
             volumes: Mutex::default(),
             used: Mutex::default(),
+            claims: Mutex::default(),
             numbers: AtomicU64::new(1),
             counted: Mutex::default(),
             recent: Mutex::default(),
@@ -122,6 +126,25 @@ impl Simulated {
 
     pub(crate) fn volume(&self, bot: &BotId) -> Option<Volume> {
         locked(&self.volumes).get(bot).copied()
+    }
+
+    /// What was ever started in the place.
+    fn used_by(&self, bot: &BotId) -> Used {
+        match self.volume(bot).filter(|volume| locked(&self.used).contains(volume)) {
+            None => Used::Never,
+            Some(volume) => Used::By(locked(&self.claims).get(&volume).cloned().unwrap_or_default()),
+        }
+    }
+
+    /// Whether a cell with this claim may be started there; what is started from now on has it.
+    fn admits(&self, spec: &CellSpec) -> bool {
+        let Some(claim) = spec.claim else { return true };
+        let used = self.used_by(&spec.bot);
+        let admits = used == Used::Never || used.is_by(claim);
+        if let Some(volume) = self.volume(&spec.bot).filter(|_| used == Used::Never) {
+            locked(&self.claims).insert(volume, vec![claim]);
+        }
+        admits
     }
 
     pub(crate) fn ghost_key(&self, bot: &BotId) -> Option<SecretString> {
@@ -167,7 +190,7 @@ impl Simulated {
             ghost_key,
             token: token.to_owned(),
             started: Instant::now(),
-            boot_id: uuid::Uuid::new_v4(),
+            boot_id: Uuid::new_v4(),
             applied,
             hangs: false,
             gone: Arc::default(),
@@ -252,6 +275,9 @@ impl Host for SimulatedHost {
             let number = host.numbers.fetch_add(1, Ordering::SeqCst);
             locked(&host.volumes).entry(spec.bot.clone()).or_insert(Volume(number));
             host.fuse.point().await;
+            if !host.admits(spec) {
+                return host.fail("another bot's");
+            }
             if locked(&host.machines).contains_key(&spec.bot) {
                 return host.answer(lost, Ensured::AlreadyThere).await;
             }
@@ -331,6 +357,13 @@ impl Prepares for SimulatedHost {
             self.0.fuse.point().await;
             locked(&self.0.volumes).remove(bot);
             self.0.answer(lost, ()).await
+        })
+    }
+
+    fn used<'a>(&'a self, bot: &'a BotId) -> BoxFuture<'a, Result<Used, HostError>> {
+        Box::pin(async move {
+            let lost = self.0.call().await?;
+            self.0.answer(lost, self.0.used_by(bot)).await
         })
     }
 }

@@ -22,6 +22,8 @@ const CPUS_MIN: f64 = 0.1;
 const CPUS_MAX: f64 = 1024.0;
 /// A host is paid for what waits there.
 const KEEP_AHEAD_MINUTES_MAX: u32 = 7 * 24 * 60;
+/// The same; more sign-ups than this in the seconds that a place takes are no matter of spares.
+const KEEP_SPARE_MAX: u32 = 100;
 
 /// How cells are kept.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -38,6 +40,8 @@ pub struct Cells {
     /// Empty: one that is made here.
     pub image: String,
     keep_ahead_minutes: u32,
+    /// Places that are kept for the next bots.
+    pub keep_spare: u32,
     fly: FlyTable,
 }
 
@@ -84,6 +88,11 @@ impl Cells {
         if self.keep_ahead_minutes > KEEP_AHEAD_MINUTES_MAX {
             faults.push(format!(
                 "fleet.keep_ahead_minutes: {KEEP_AHEAD_MINUTES_MAX} (a week) at most; 0 makes nothing ahead"
+            ));
+        }
+        if self.keep_spare > KEEP_SPARE_MAX {
+            faults.push(format!(
+                "fleet.keep_spare: {KEEP_SPARE_MAX} at most; 0 keeps no place for a bot that isn't there"
             ));
         }
         if !self.docker_socket.is_absolute() {

@@ -41,9 +41,9 @@ async fn answers(config: &Config, settings: &FlySettings) -> Finding {
     };
     let org = config.fly.as_ref().map(|fly| fly.org.as_str()).unwrap_or_default();
     match checked {
-        Ok(bots) if known => {
-            Good(format!("Fly answers for the organisation {org}, which holds {bots} of our assistants"))
-        }
+        Ok(bots) if known => Good(format!(
+            "Fly answers for the organisation {org}, which holds the places of {bots} assistants, spare ones among them"
+        )),
         Ok(_) => Good(format!("Fly answers for the organisation {org}")),
         Err(HostError::Unusable(sentence)) => Bad(sentence),
         Err(error) => Bad(format!("Fly can't be asked: {error}")),

@@ -47,7 +47,8 @@ async fn theatre() -> Option<Theatre<Struck>> {
     let engine = contained::found(Engine::find).await?;
     let stage = Stage::new().await;
     let contained = Contained::new(engine, &stage).await;
-    Some(Theatre { stage, scene: Struck { fuse: Arc::default(), contained, ways: AtomicU32::new(0) } })
+    let scene = Struck { fuse: Arc::default(), contained, ways: AtomicU32::new(0) };
+    Some(Theatre { stage, scene, keep_spare: 0 })
 }
 
 impl Scene for Struck {

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::{
     ACCEPTANCE, AHEAD, AHEAD_AGAIN, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART,
-    RESUMPTION, SETTINGS, SUSPENSION, Scene, Story, Theatre, walk, walks,
+    RESUMPTION, SETTINGS, SPARE, SPARE_TAKEN, SUSPENSION, Scene, Story, Theatre, walk, walks,
 };
 use crate::line::Commits;
 use crate::simulated::{Blow, Fuse, Rules, Simulated, SimulatedHost, serve_cells};
@@ -40,7 +40,7 @@ async fn theatre() -> Theatre<Simulation> {
     let rules = Rules { boot: Duration::from_millis(30), ahead: true, ..Rules::default() };
     let host = Simulated::new(rules, address);
     let cells = tokio::spawn(serve_cells(listener, host.clone())).abort_handle();
-    Theatre { stage: Stage::new().await, scene: Simulation { host, cells } }
+    Theatre::new(Simulation { host, cells }).await
 }
 
 impl Scene for Simulation {
@@ -71,7 +71,8 @@ impl Scene for Simulation {
 }
 
 async fn walk_all(story: &Story, blow: Blow, every: u32) {
-    walk(&[theatre().await], story, blow, Commits::Done, every).await;
+    let theatre = Theatre { keep_spare: story.spares(), ..theatre().await };
+    walk(&[theatre], story, blow, Commits::Done, every).await;
 }
 
 #[tokio::test]
@@ -105,10 +106,16 @@ async fn a_place_made_ahead_survives_a_kill_at_every_point_whoever_comes_for_it_
 }
 
 #[tokio::test]
+async fn a_spare_place_survives_a_kill_at_every_point_until_a_bot_that_took_it_runs() {
+    walks([&SPARE, &SPARE_TAKEN].map(|story| walk_all(story, Blow::Kill, EVERY_OF_FEW))).await;
+}
+
+#[tokio::test]
 async fn any_call_may_be_refused_or_lose_its_answer() {
     let places = PLACES.map(|story| (story, EVERY_OF_FEW));
     let bots = [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL].map(|story| (story, EVERY_CALL));
-    let stories = bots.into_iter().chain(places);
+    let spares = [&SPARE, &SPARE_TAKEN].map(|story| (story, EVERY));
+    let stories = bots.into_iter().chain(places).chain(spares);
     let all =
         stories.flat_map(|(story, every)| [Blow::Refuse, Blow::LoseAnswer].map(|blow| walk_all(story, blow, every)));
     walks(all).await;
@@ -117,11 +124,19 @@ async fn any_call_may_be_refused_or_lose_its_answer() {
 /// The judge itself: each thing that must never be is seen when it is.
 #[tokio::test]
 async fn what_must_never_be_is_noticed() {
-    let theatre = theatre().await;
+    let mut theatre = theatre().await;
     let bot = theatre.running_bot().await;
     let volume = theatre.scene.volume(&bot).await;
     assert!(volume.is_some());
     assert_eq!(theatre.faults(&bot, volume.clone()).await, None);
+    let stray = format!("insert into molt.spares (id) values ('{}')", BotId::random());
+    theatre.stage.database.execute(&stray).await;
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().contains("more places"));
+    theatre.keep_spare = 1;
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().starts_with("rows: "), "a row without its place");
+    theatre.stage.database.execute(&format!("update molt.spares set id = '{bot}'")).await;
+    assert!(theatre.faults(&bot, volume.clone()).await.unwrap().starts_with("rows: "), "one place for two");
+    theatre.stage.database.execute("delete from molt.spares").await;
     let host = SimulatedHost(theatre.scene.host.clone());
     let spoil = async |sql: &str| theatre.stage.database.execute(sql).await;
     spoil("update molt.ghost_keys set revoked_at = now()").await;
