@@ -22,7 +22,7 @@ use crate::fly_simulator::{Fault, Guests, ORG, Rules, Simulator, TOKEN};
 use crate::line::Commits;
 use crate::points::{
     ACCEPTANCE, AHEAD, AHEAD_AGAIN, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART,
-    SETTINGS, SPARE, SPARE_TAKEN, Scene, Story, Theatre, walk, walks,
+    SETTINGS, SPARE, SPARE_REMOVAL, SPARE_TAKEN, Scene, Story, Theatre, walk, walks,
 };
 use crate::simulated::{Blow, Fuse, Rules as CellRules, Simulated, serve_cells};
 use crate::stage::Stage;
@@ -308,7 +308,8 @@ async fn a_plan_accepted_for_a_place_at_fly_survives_a_kill_at_every_point() {
 
 #[tokio::test]
 async fn a_spare_place_at_fly_survives_a_kill_at_every_point() {
-    walks([(&SPARE, EVERY), (&SPARE_TAKEN, EVERY_CALL)].map(|(story, every)| walk_all(story, Blow::Kill, every))).await;
+    let stories = [(&SPARE, EVERY), (&SPARE_REMOVAL, EVERY), (&SPARE_TAKEN, EVERY_CALL)];
+    walks(stories.map(|(story, every)| walk_all(story, Blow::Kill, every))).await;
 }
 
 #[tokio::test]

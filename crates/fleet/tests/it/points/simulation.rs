@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::{
     ACCEPTANCE, AHEAD, AHEAD_AGAIN, Given, Held, LAPSE, LATE_ACCEPTANCE, PREPARED_REMOVAL, PROVISION, REMOVAL, RESTART,
-    RESUMPTION, SETTINGS, SPARE, SPARE_TAKEN, SUSPENSION, Scene, Story, Theatre, walk, walks,
+    RESUMPTION, SETTINGS, SPARE, SPARE_REMOVAL, SPARE_TAKEN, SUSPENSION, Scene, Story, Theatre, walk, walks,
 };
 use crate::line::Commits;
 use crate::simulated::{Blow, Fuse, Rules, Simulated, SimulatedHost, serve_cells};
@@ -107,14 +107,14 @@ async fn a_place_made_ahead_survives_a_kill_at_every_point_whoever_comes_for_it_
 
 #[tokio::test]
 async fn a_spare_place_survives_a_kill_at_every_point_until_a_bot_that_took_it_runs() {
-    walks([&SPARE, &SPARE_TAKEN].map(|story| walk_all(story, Blow::Kill, EVERY_OF_FEW))).await;
+    walks([&SPARE, &SPARE_TAKEN, &SPARE_REMOVAL].map(|story| walk_all(story, Blow::Kill, EVERY_OF_FEW))).await;
 }
 
 #[tokio::test]
 async fn any_call_may_be_refused_or_lose_its_answer() {
     let places = PLACES.map(|story| (story, EVERY_OF_FEW));
     let bots = [&PROVISION, &RESTART, &SUSPENSION, &RESUMPTION, &REMOVAL].map(|story| (story, EVERY_CALL));
-    let spares = [&SPARE, &SPARE_TAKEN].map(|story| (story, EVERY));
+    let spares = [&SPARE, &SPARE_TAKEN, &SPARE_REMOVAL].map(|story| (story, EVERY));
     let stories = bots.into_iter().chain(places).chain(spares);
     let all =
         stories.flat_map(|(story, every)| [Blow::Refuse, Blow::LoseAnswer].map(|blow| walk_all(story, blow, every)));
