@@ -76,7 +76,8 @@ impl FlyHost {
         })
     }
 
-    /// Whether Fly answers and takes the token, for `molt doctor`. How many of this installation's bots have a place there, spare ones among them.
+    /// Whether Fly answers and takes the token, for `molt doctor`. How many of this installation's bots have a place there, spare
+    /// ones among them.
     pub async fn check(&self) -> Result<usize, HostError> {
         Ok(self.all_bots().await?.len())
     }

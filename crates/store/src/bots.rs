@@ -116,8 +116,9 @@ struct StepRow {
 
 impl TenantTx {
     /// Makes a bot, wanted running if a plan is in force and waiting for one otherwise, unless the person has `count_max`
-    /// already. Where a spare place waits, the bot gets that place with its id: the answer says which id it has. Safe to repeat with the same `request`. Their row is locked until the transaction ends, so that two
-    /// requests can't pass the limit together, nor a plan slip by.
+    /// already. Where a spare place waits, the bot gets that place with its id: the answer says which id it has. Safe to repeat
+    /// with the same `request`. Their row is locked until the transaction ends, so that two requests can't pass the limit
+    /// together, nor a plan slip by.
     pub async fn insert_bot(
         &mut self,
         bot: &NewBot,
