@@ -46,11 +46,11 @@ mod linux {
     /// Where the mapping that this code runs in begins, if a huge page begins there and is full of it.
     fn begins(maps: &str, code: usize) -> Option<usize> {
         let hex = |text| usize::from_str_radix(text, 16).ok();
-        let ranges = maps.lines().filter_map(|line| {
+        let mut ranges = maps.lines().filter_map(|line| {
             let (from, to) = line.split_once(' ')?.0.split_once('-')?;
             Some(hex(from)?..hex(to)?)
         });
-        let own = ranges.into_iter().find(|range| range.contains(&code))?;
+        let own = ranges.find(|range| range.contains(&code))?;
         (own.start.is_multiple_of(HUGE) && own.len() >= HUGE).then_some(own.start)
     }
 
