@@ -107,8 +107,7 @@ impl Fly {
         let guests = Arc::new(Cells { cells: cells.clone(), doors: Mutex::default() });
         let simulator = Simulator::with(Rules { guests: Some(guests), ..rules }).await;
         // Its listing is a call that comes by itself, at any point of a story.
-        let watch_period = Duration::from_secs(3600);
-        Self { simulator, cells, watch_period, keep_ahead: TimeDelta::hours(1) }
+        Self { simulator, cells, watch_period: Duration::from_secs(3600), keep_ahead: TimeDelta::hours(1) }
     }
 
     pub(crate) fn app_of(bot: &BotId) -> String {

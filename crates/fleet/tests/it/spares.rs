@@ -168,21 +168,22 @@ enum Left {
     WithoutMachine,
 }
 
-/// Alice's bot takes the spare and is started; then the database is as it was before. Her place, and her volume.
-async fn restored(theatre: &Theatre<Fly>, fleet: &Fleet, left: Left) -> (BotId, String) {
-    let stage = &theatre.stage;
-    fill(theatre, fleet).await;
+/// Alice's bot takes the spare and is started; then the database is as it was before. The fleet that knows nothing of it, her
+/// place, and her volume.
+async fn restored(theatre: &Theatre<Fly>, left: Left) -> (Fleet, BotId, String) {
+    let (stage, fleet) = (&theatre.stage, theatre.next_fleet().0);
+    fill(theatre, &fleet).await;
     let alice = stage.requested_bot().await;
-    fill(theatre, fleet).await;
+    fill(theatre, &fleet).await;
     stage.ask(&alice, "intent = 'running'").await;
-    stage.until(fleet, &alice, Observed::Running).await;
-    stage.settle(fleet).await;
+    stage.until(&fleet, &alice, Observed::Running).await;
+    stage.settle(&fleet).await;
     match left {
         Left::Running => {}
         Left::Stopped => {
             stage.ask(&alice, "intent = 'stopped'").await;
-            stage.until(fleet, &alice, Observed::Stopped).await;
-            stage.settle(fleet).await;
+            stage.until(&fleet, &alice, Observed::Stopped).await;
+            stage.settle(&fleet).await;
         }
         Left::WithoutMachine => theatre.scene.simulator.destroy_machine(&Fly::app_of(&alice)),
     }
@@ -196,15 +197,15 @@ async fn restored(theatre: &Theatre<Fly>, fleet: &Fleet, left: Left) -> (BotId, 
         ))
         .await;
     let volume = theatre.scene.volume(&alice).await.unwrap();
-    (alice, volume)
+    (fleet, alice, volume)
 }
 
 #[tokio::test]
 async fn after_a_restored_backup_a_fleet_that_starts_keeps_no_place_that_was_used() {
     join_all([Left::Running, Left::Stopped, Left::WithoutMachine].map(async |left| {
         let theatre = theatre(1).await;
-        let (stage, fleet) = (&theatre.stage, theatre.next_fleet().0);
-        let (alice, volume) = restored(&theatre, &fleet, left).await;
+        let stage = &theatre.stage;
+        let (fleet, alice, volume) = restored(&theatre, left).await;
         drop(fleet);
         let before = changes(&theatre, &alice);
         let fleet = theatre.next_fleet().0;
@@ -231,8 +232,8 @@ async fn after_a_restored_backup_a_fleet_that_starts_keeps_no_place_that_was_use
 async fn after_a_restored_backup_no_bot_gets_what_another_one_used() {
     join_all([Left::Running, Left::Stopped, Left::WithoutMachine].map(async |left| {
         let theatre = theatre(1).await;
-        let (stage, fleet) = (&theatre.stage, theatre.next_fleet().0);
-        let (alice, volume) = restored(&theatre, &fleet, left).await;
+        let stage = &theatre.stage;
+        let (fleet, alice, volume) = restored(&theatre, left).await;
         let (before, key) = (changes(&theatre, &alice), theatre.scene.cells.ghost_key(&alice));
         let bob = stage.requested_bot().await;
         assert_eq!(bob, alice, "the fleet that ran all the time knows nothing of it");

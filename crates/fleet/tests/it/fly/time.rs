@@ -47,6 +47,16 @@ struct Timed {
     ours: Duration,
 }
 
+impl Timed {
+    /// A plan is followed by the runtime's boot and little else. What Fly takes counts.
+    fn assert_in_time(&self) {
+        assert!(self.at_fly <= FLY_MAX, "{:?}", self.at_fly);
+        // A clock on a busy machine can't be held to the tenths of a second that are left.
+        let most = if std::env::var_os("MOLT_PROVE").is_some() { self.besides } else { self.ours };
+        assert!(most < BESIDES_MAX, "{most:?}");
+    }
+}
+
 async fn timed_theatre(keep_ahead: TimeDelta) -> Theatre<Fly> {
     let fly = Fly::with(Rules { lag: LAG, latency, ..Rules::default() }, LONG_BOOT).await;
     Theatre::new(Fly { keep_ahead, ..fly }).await
@@ -59,12 +69,9 @@ async fn where_a_place_was_made_ahead_a_plan_is_followed_by_the_runtimes_boot_an
     let bot = stage.bot(Intent::AwaitingPlan).await;
     stage.work(&fleet, &AHEAD.done.replace('$', bot.as_str())).await;
     stage.settle(&fleet).await;
-    // The machine comes up in one move. What Fly takes counts.
+    // The machine comes up in one move.
     let first = time_a_start(&theatre, &fleet, &bot, &ASIDE_OF_A_MACHINE, 1).await;
-    assert!(first.at_fly <= FLY_MAX, "{:?}", first.at_fly);
-    // A clock on a busy machine can't be held to the tenths of a second that are left.
-    let most = if std::env::var_os("MOLT_PROVE").is_some() { first.besides } else { first.ours };
-    assert!(most < BESIDES_MAX, "{most:?}");
+    first.assert_in_time();
 }
 
 /// Where places are kept for the next bots, there is no moment at which a plan comes too early: neither right after the bot was
@@ -88,9 +95,7 @@ async fn where_a_spare_place_waits_a_plan_may_come_with_the_bot_or_before_it() {
         // Whose place it is is seen while it is looked for; that no cell runs there, nobody has to ask.
         let aside = [&ASIDE_OF_A_MACHINE[..], &["GET secrets"]].concat();
         let start = account(&theatre, &bot, before, accepted.elapsed(), &aside, 1).await;
-        assert!(start.at_fly <= FLY_MAX, "{:?}", start.at_fly);
-        let most = if std::env::var_os("MOLT_PROVE").is_some() { start.besides } else { start.ours };
-        assert!(most < BESIDES_MAX, "{most:?}");
+        start.assert_in_time();
         stage.work(&fleet, &theatre.all_spares_are_made()).await;
     }))
     .await;
