@@ -121,8 +121,6 @@ ${tables.trim()}
 `;
 }
 
-const clean = { ...process.env };
-delete clean.CARGO_TARGET_DIR;
 for (const tool of ['nginx', 'python3', 'taskset']) {
   if (!says('sh', '-c', `command -v ${tool}`)) {
     console.error(`make bench needs ${tool}; on Debian: apt-get install nginx-light python3 util-linux`);
@@ -134,7 +132,7 @@ const held = byPriority();
 const bench = await prepare();
 const out = join(mkdtempSync(join(tmpdir(), 'molt-gateway-')), 'result.json');
 try {
-  const env = { ROUNDS: '9', ...clean, ...bench.env, OUT: out, MODEL: bench.model, GW_CMD: bench.command.join(' ') };
+  const env = { ROUNDS: '9', ...bench.env, OUT: out, MODEL: bench.model, GW_CMD: bench.command.join(' ') };
   Object.assign(env, { SETTLE_URL: bench.metrics, SETTLE_METRIC: 'molt_ghost_journal_unbooked' });
   const rig = spawnSync('bash', [join(RIG, 'run.sh'), NAME, bench.url, `Authorization: Bearer ${bench.key}`], {
     env: { ...env, LOG: join(dirname(out), 'log') },
